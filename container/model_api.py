@@ -1,0 +1,103 @@
+"""The seam between the contract layers and a model: six names, found by import.
+
+A model package (its name is in MODEL_PACKAGE, default `surface_normals`) offers
+
+`<package>.training`
+    `Config`   a frozen dataclass: the hyperparameters. Every field has a default, a plain
+               type (bool, int, float, str) and, in its metadata, `help`, and where they
+               apply `minimum`, `maximum` (inclusive) or `choices`.
+    `train`    does the work; see `Train`.
+`<package>.predictor`
+    `load`     `load(model_dir)` returns a `Predictor`: weights on the device and one
+               prediction made, so that the first request is as fast as the second.
+
+One rule on errors. ValueError is the caller's fault: wrong bytes in `decode`, wrong data or
+hyperparameters in `train`. It may carry a `status` attribute, a 4xx number, where 400 is too
+coarse. Anything else is ours. Everything that crosses is plain: bytes, str, numbers, Path, dict,
+callables. A model imports nothing of this project.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, cast
+
+DEFAULT_PACKAGE = "surface_normals"
+
+
+class ModelPackageError(Exception):
+    """The model package is missing, or does not offer what the seam asks for."""
+
+
+class Train(Protocol):
+    """Train to the end or until `should_stop()`; leave a loadable model in `model_dir` either way.
+
+    `channels` maps a channel's name to its folder. `report(name, value, step)` publishes one
+    number. `checkpoint_dir` holds what an earlier run of the same job left; the function resumes
+    from it. Both ends of every file are the function's: written under a temporary name, renamed.
+    """
+
+    def __call__(
+        self,
+        config: Any,
+        *,
+        channels: Mapping[str, Path],
+        model_dir: Path,
+        output_dir: Path,
+        checkpoint_dir: Path,
+        report: Callable[[str, float, int], None],
+        should_stop: Callable[[], bool],
+    ) -> None: ...
+
+
+class Predictor(Protocol):
+    """A loaded model. `decode` and `encode` run in many threads at once, `predict` in one."""
+
+    request_types: Sequence[str]
+    """Media types `decode` takes; the first stands for a request that names none."""
+    response_types: Sequence[str]
+    """Media types `encode` makes, parameters included; the first is the default."""
+
+    def decode(self, body: bytes, media_type: str) -> Any:
+        """One request's bytes to one input. Raises ValueError when the bytes are wrong."""
+
+    def predict(self, inputs: list[Any]) -> list[Any]:
+        """A batch of inputs to as many outputs, in order. Inputs with a `shape` arrive alike."""
+
+    def encode(self, output: Any, media_type: str) -> bytes:
+        """One output as the bytes of one of `response_types`."""
+
+
+def load_training(package: str) -> tuple[type, Train]:
+    """`(Config, train)` of a model package. Raises ModelPackageError saying what is missing."""
+    module = _import(package, "training")
+    return cast(type, _name(module, "Config")), cast(Train, _name(module, "train"))
+
+
+def load_predictor(package: str, model_dir: Path) -> Predictor:
+    """The model in `model_dir`, ready. Raises ModelPackageError, or what the model's `load` raises."""
+    predictor = _name(_import(package, "predictor"), "load")(model_dir)
+    for name in ("request_types", "response_types", "decode", "predict", "encode"):
+        if not hasattr(predictor, name):
+            raise ModelPackageError(f"{package}.predictor.load() returned an object without `{name}`")
+    return cast(Predictor, predictor)
+
+
+def _import(package: str, part: str) -> ModuleType:
+    name = f"{package}.{part}"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in (package, name):
+            raise
+        raise ModelPackageError(
+            f"no module {name!r}: MODEL_PACKAGE is {package!r}; put that folder beside surface_normals/"
+        ) from error
+
+
+def _name(module: ModuleType, name: str) -> Any:
+    try:
+        return getattr(module, name)
+    except AttributeError as error:
+        raise ModelPackageError(f"{module.__name__} offers no `{name}`; model_api.py lists what it must") from error
