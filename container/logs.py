@@ -16,7 +16,7 @@ TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 class OneLineFormatter(logging.Formatter):
     """Keeps an event, its traceback included, on one line: CloudWatch makes an event of each line."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def __init__(self) -> None:
         super().__init__(FORMAT, TIME_FORMAT)

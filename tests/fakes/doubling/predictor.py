@@ -1,27 +1,37 @@
-"""The serving half: a JSON list of numbers in, the same list times the factor out.
+"""The serving half: a JSON list or a .npy vector of numbers in, the same times the factor out.
 
-A request may be poisoned: a number above 1e6 fails its whole batch, {"sleep": s} takes its time.
+Knobs for tests: `load_seconds` in model.json; a number above 1e6 fails its whole batch;
+{"sleep": s} takes its time, {"fail": text} raises a RuntimeError.
 """
 
+import io
 import json
 import time
 from pathlib import Path
 
+import numpy as np
+
 
 class Doubling:
-    request_types = ("application/json",)
-    response_types = ("application/json", "text/csv")
+    request_types = ("application/json", "application/x-npy")
+    response_types = ("application/json", "text/csv", "text/csv;header=present")
 
     def __init__(self, factor):
         self.factor = factor
 
     def decode(self, body, media_type):
+        if media_type == "application/x-npy":
+            return np.load(io.BytesIO(body), allow_pickle=False).astype(float)
         try:
             value = json.loads(body)
         except UnicodeDecodeError as error:
             raise ValueError(f"not JSON: {error}") from error
         if isinstance(value, dict):
-            return {"sleep": float(value["sleep"])}
+            return value
+        if len(value) > 1000:
+            error = ValueError(f"{len(value)} numbers are more than 1000")
+            error.status = 413
+            raise error
         return [float(number) for number in value]
 
     def predict(self, inputs):
@@ -29,6 +39,8 @@ class Doubling:
 
     def _one(self, value):
         if isinstance(value, dict):
+            if "fail" in value:
+                raise RuntimeError(value["fail"])
             time.sleep(value["sleep"])
             return [value["sleep"]]
         if max(value, default=0) > 1e6:
@@ -36,13 +48,16 @@ class Doubling:
         return [number * self.factor for number in value]
 
     def encode(self, output, media_type):
-        if media_type == "text/csv":
-            return ",".join(map(str, output)).encode()
-        return json.dumps(output).encode()
+        if media_type == "application/json":
+            return json.dumps(output).encode()
+        header = "doubled\n" if "header" in media_type else ""
+        return (header + ",".join(map(str, output))).encode()
 
 
 def load(model_dir: Path):
     path = model_dir / "model.json"
     if not path.is_file():
         raise ValueError(f"no model.json in {model_dir}")
-    return Doubling(json.loads(path.read_text())["factor"])
+    model = json.loads(path.read_text())
+    time.sleep(model.get("load_seconds", 0))
+    return Doubling(model["factor"])

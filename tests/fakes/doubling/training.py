@@ -34,7 +34,10 @@ def train(config, *, channels, model_dir, output_dir, checkpoint_dir, report, sh
         if config.fail == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         report("train_loss", 1 / step, step)
-        checkpoint.write_text(str(step))
-    model = model_dir / "model.json"
-    model.with_suffix(".tmp").write_text(json.dumps({"factor": config.factor, "steps": step}))
-    model.with_suffix(".tmp").rename(model)
+        write(checkpoint, str(step))
+    write(model_dir / "model.json", json.dumps({"factor": config.factor, "steps": step}))
+
+
+def write(path, text):
+    path.with_suffix(".tmp").write_text(text)
+    path.with_suffix(".tmp").rename(path)

@@ -1,0 +1,94 @@
+# Every verb of this project. `make` alone lists them; the logic is in scripts/.
+
+## PYTHON      a Python from 3.10 on, to make the environment with
+PYTHON ?= python3
+## DOCKER      the Docker client
+DOCKER ?= docker
+## PROJECT     first part of the names of images and repositories
+PROJECT ?= surface-normals
+## MODEL_PACKAGE  folder under container/ that holds the model; put your own here
+MODEL_PACKAGE ?= surface_normals
+## BASE_IMAGE  what the images are built on; empty: as the Dockerfiles say
+BASE_IMAGE ?=
+## BUILD_ARGS  more words for `docker build`, as in --network=host
+BUILD_ARGS ?=
+## LOCAL_DIR   its opt/ml is the /opt/ml of train-local and serve-local
+LOCAL_DIR ?= .local
+## PORT        where serve-local listens
+PORT ?= 8080
+## IMAGE_FILE  the picture for invoke-local
+IMAGE_FILE ?=
+## REGISTRY    where push goes; empty: ECR of your AWS account
+REGISTRY ?=
+## AWS_REGION  of that ECR; empty: as your AWS profile says
+AWS_REGION ?=
+
+VENV := .venv
+INSTALLED := $(VENV)/installed
+RUN := $(VENV)/bin/python
+OPT_ML := $(LOCAL_DIR)/opt/ml
+
+export PROJECT DOCKER MODEL_PACKAGE BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IMAGE_FILE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint lock sample-data build build-train build-serve \
+	train-local serve-local invoke-local push clean
+
+help: ## print this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@echo
+	@echo 'Variables, as in `make serve-local PORT=8081`:'
+	@sed -nE 's/^## ([A-Z_]+) +(.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+setup: $(INSTALLED) ## make .venv from the lock; every other verb does this itself when it needs to
+
+$(INSTALLED): container/requirements/dev.lock
+	@scripts/make_venv.sh $(PYTHON) $(VENV) $<
+	@touch $@
+
+demo: $(INSTALLED) ## train on generated pictures, serve, invoke: .demo/demo.png, without Docker
+	@$(RUN) scripts/demo.py
+
+test: $(INSTALLED) ## all tests that this machine can run, and why the others cannot
+	@$(RUN) -m pytest
+
+# DL3008 wants exact Debian versions: the newest patch of the base's own release is better.
+lint: $(INSTALLED) ## ruff, mypy, hadolint, and the syntax of the shell scripts
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+	$(VENV)/bin/hadolint --ignore DL3008 Dockerfile.train Dockerfile.serve
+	for script in scripts/*.sh .ci/*; do bash -n $$script || exit 1; done
+
+lock: $(INSTALLED) ## re-make the hashed locks from container/requirements/*.in
+	@PATH="$(abspath $(VENV))/bin:$$PATH" scripts/lock.sh
+
+sample-data: $(INSTALLED) ## generate pictures and normals for train-local under LOCAL_DIR
+	@$(RUN) scripts/make_sample_data.py $(OPT_ML)/input/data/train
+	@$(RUN) scripts/make_sample_data.py $(OPT_ML)/input/data/validation
+
+build: build-train build-serve ## build both images
+
+build-train: ## build PROJECT-train:local
+	@scripts/build_image.sh train
+
+build-serve: ## build PROJECT-serve:local
+	@scripts/build_image.sh serve
+
+# A first run has no data: it gets the sample data.
+train-local: build-train $(if $(wildcard $(OPT_ML)/input/data/*/*),,sample-data) ## train in the image, on LOCAL_DIR/opt/ml
+	@scripts/run_local.sh train
+
+serve-local: build-serve ## serve LOCAL_DIR/opt/ml/model in the image, on PORT, until Ctrl-C
+	@scripts/run_local.sh serve
+
+invoke-local: ## send IMAGE_FILE=photo.jpg to serve-local; the normal map goes to LOCAL_DIR
+	@$(PYTHON) scripts/invoke.py --port $(PORT) --output-dir $(LOCAL_DIR) "$$IMAGE_FILE"
+
+push: $(INSTALLED) ## push both images to ECR or REGISTRY, and write their digests
+	@$(RUN) scripts/push.py --project $(PROJECT) --docker '$(DOCKER)' \
+		$(if $(REGISTRY),--registry $(REGISTRY)) $(if $(AWS_REGION),--region $(AWS_REGION))
+
+clean: ## remove the environment, the demo and the caches; your LOCAL_DIR stays
+	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache
+	find container scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,168 @@
+"""The metrics agent, `python -m metrics.agent`: samples the GPUs beside the trainer or the server.
+
+A thread samples, because a hung driver call cannot be interrupted; the main thread publishes EMF
+lines on standard output, keeps the snapshot file, and ends on SIGTERM or with its parent, whatever
+the sampling thread is doing. It can never fail the job: any trouble is one line on standard error
+and exit code 0.
+"""
+
+import argparse
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from metrics import emf
+from metrics.sample import GpuSample
+from metrics.snapshot import Snapshot
+
+NICENESS = 10
+PARENT_POLL_SECONDS = 0.5
+SILENT_INTERVALS = 30
+"""A driver that has not answered for so many sampling intervals is reported as hung."""
+BACKLOG_MOMENTS = 900
+"""Moments kept while standard output takes no more lines: 15 minutes; later ones are dropped."""
+
+Moment = tuple[float, list[GpuSample]]
+"""Seconds since 1970, and a sample of each GPU taken then."""
+Event = Moment | Exception | None
+"""From the sampling thread: a moment, or the error that ended it. None, from SIGTERM: stop."""
+
+_log = logging.getLogger("metrics.agent")
+
+
+def main() -> None:
+    options = parse(sys.argv[1:])
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%SZ",
+    )
+    try:
+        run(options)
+    except Exception as error:  # noqa: BLE001 - whatever happens here, the job must not look failed
+        _log.error("GPU metrics end here: %s: %s", type(error).__name__, " ".join(str(error).split()))
+    # Not sys.exit: the driver's own exit handlers would wait for a sampling thread that hangs in it.
+    os._exit(0)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m metrics.agent", description="Sample GPUs, publish EMF lines."
+    )
+    parser.add_argument("--phase", required=True, help="training or serving: the dimension Phase")
+    parser.add_argument("--dimension", action="append", default=[], metavar="NAME=VALUE", help="repeatable")
+    parser.add_argument("--snapshot", type=Path, help="Prometheus text file to keep up to date")
+    parser.add_argument(
+        "--parent-pid", type=int, default=os.getppid(), help="end when this is not the parent"
+    )
+    parser.add_argument("--interval-seconds", type=float, default=1.0, help="between samples")
+    parser.add_argument("--publish-seconds", type=float, default=60.0, help="covered by one line")
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Sample, publish and keep the snapshot until SIGTERM or until the parent is gone."""
+    dimensions = dict(text.split("=", 1) for text in options.dimension)
+    emf.check(options.phase, dimensions)
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    become_background(events)
+    sampler = threading.Thread(target=sample, args=(events, options.interval_seconds), daemon=True)
+    sampler.start()
+
+    period = Period(options.phase, dimensions, options.publish_seconds)
+    snapshot = Snapshot(options.snapshot)
+    silence_seconds = SILENT_INTERVALS * options.interval_seconds
+    answered, hung = time.monotonic(), False
+    try:
+        while os.getppid() == options.parent_pid:
+            try:
+                event = events.get(timeout=min(PARENT_POLL_SECONDS, options.interval_seconds))
+            except queue.Empty:
+                event = (time.time(), [])
+            if event is None:
+                break
+            if isinstance(event, Exception):
+                raise event
+            now, samples = event
+            period.add(now, samples)
+            if samples:
+                snapshot.replace(samples)
+                answered, hung = time.monotonic(), False
+            elif sampler.is_alive() and not hung and time.monotonic() - answered > silence_seconds:
+                hung = True
+                snapshot.remove()
+                _log.warning("the GPU driver has not answered for %.3g s; waiting for it", silence_seconds)
+    finally:
+        snapshot.remove()
+        period.publish()
+
+
+def become_background(events: queue.SimpleQueue[Event]) -> None:
+    """Stand behind the job for the processor, and undo what the parent's signal set-up left here."""
+    os.nice(NICENESS)
+    signal.signal(signal.SIGTERM, lambda number, frame: events.put(None))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def sample(events: queue.SimpleQueue[Event], interval_seconds: float) -> None:
+    """The sampling thread: a moment each interval until no GPU is left, or the error that ended it."""
+    try:
+        # Not above: an image without nvidia-ml-py must get as far as saying so in one line.
+        from metrics.gpus import NoGpuError, open_gpus
+
+        try:
+            gpus = open_gpus()
+        except NoGpuError as error:
+            _log.info("no GPU is sampled: %s", error)
+            return
+        due = time.monotonic()
+        while samples := [sample for sample in (gpu.sample() for gpu in gpus) if sample is not None]:
+            if events.qsize() < BACKLOG_MOMENTS:
+                events.put((time.time(), samples))
+            # By absolute time, so that the calls' own duration does not add up; what a slow call
+            # overran is skipped, not made up for.
+            late = time.monotonic() - due
+            due += interval_seconds * (1 + late // interval_seconds)
+            time.sleep(max(0.0, due - time.monotonic()))
+    except Exception as error:  # noqa: BLE001 - handed to the main thread, which reports it
+        events.put(error)
+
+
+class Period:
+    """The samples of one publishing period; periods start at whole multiples of their length."""
+
+    def __init__(self, phase: str, dimensions: Mapping[str, str], seconds: float) -> None:
+        self._phase, self._dimensions, self._seconds = phase, dimensions, seconds
+        self._number = 0
+        self._samples: list[GpuSample] = []
+
+    def add(self, now: float, samples: list[GpuSample]) -> None:
+        """Take samples of the time `now` (seconds since 1970); publish the old period when it is over."""
+        number = int(now // self._seconds)
+        if number != self._number:
+            self.publish()
+            self._number = number
+        self._samples += samples
+
+    def publish(self) -> None:
+        """Write what has been taken since the last time, each line in one piece."""
+        for line in emf.lines(
+            self._samples,
+            phase=self._phase,
+            dimensions=self._dimensions,
+            timestamp_milliseconds=int(self._number * self._seconds * 1000),
+        ):
+            os.write(sys.stdout.fileno(), line)
+        self._samples = []
+
+
+if __name__ == "__main__":
+    main()

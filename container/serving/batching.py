@@ -1,0 +1,96 @@
+"""Between a request's thread and the model: what waits goes through together, in one thread.
+
+    submit -> waiting -> take (equal shapes, at most max_batch) -> predict -> each request's Future
+
+Nothing waits for a batch to fill: the model takes what came while it was busy.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One decoded input, and where its output goes. One whose future is cancelled is dropped."""
+
+    input: Any
+    output: "Future[Any]" = field(default_factory=Future)
+
+    @property
+    def shape(self) -> Any:
+        """Inputs of one shape can be stacked; those without a shape are alike."""
+        return getattr(self.input, "shape", None)
+
+
+class Batcher:
+    """Hands inputs to `predict`, which takes a list of alike inputs and returns as many outputs.
+
+    `queue_changed` is told how many inputs wait. Whoever submits bounds that number.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[list[Any]], list[Any]],
+        *,
+        max_batch: int,
+        queue_changed: Callable[[int], None],
+    ) -> None:
+        self._model = predict
+        self._max_batch = max_batch
+        self._queue_changed = queue_changed
+        self._waiting: deque[Job] = deque()
+        self._arrived = threading.Condition()
+
+    def submit(self, value: Any) -> "Future[Any]":
+        """Queue one input; its output, or what `predict` raised for it alone, is the future's."""
+        job = Job(value)
+        with self._arrived:
+            self._waiting.append(job)
+            self._queue_changed(len(self._waiting))
+            self._arrived.notify()
+        return job.output
+
+    def run(self) -> None:
+        """Predict for ever, in the calling thread."""
+        while True:
+            self._predict([job for job in self._take() if job.output.set_running_or_notify_cancel()])
+
+    def _take(self) -> list[Job]:
+        """Wait for an input; return it, the oldest, and the next ones that are like it."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._waiting)
+            shape = self._waiting[0].shape
+            jobs = [job for job in self._waiting if job.shape == shape][: self._max_batch]
+            for job in jobs:
+                self._waiting.remove(job)
+            self._queue_changed(len(self._waiting))
+        return jobs
+
+    def _predict(self, jobs: list[Job]) -> None:
+        """Give each job its output. A batch that fails is halved until the guilty ones are alone."""
+        if not jobs:
+            return
+        try:
+            outputs = self._model([job.input for job in jobs])
+            if len(outputs) != len(jobs):
+                raise RuntimeError(f"predict returned {len(outputs)} outputs for {len(jobs)} inputs")
+        except Exception as error:  # noqa: BLE001 (a model may raise anything; the request's thread sorts it)
+            if len(jobs) == 1:
+                jobs[0].output.set_exception(error)
+                return
+            _log.warning(
+                "a batch of %d failed (%s: %s): trying halves", len(jobs), type(error).__name__, error
+            )
+            middle = len(jobs) // 2
+            self._predict(jobs[:middle])
+            self._predict(jobs[middle:])
+            return
+        for job, output in zip(jobs, outputs, strict=True):
+            job.output.set_result(output)

@@ -1,0 +1,92 @@
+"""What /ping answers: loading, ready, failing or draining, over all workers of the server.
+
+SageMaker sends requests to every worker once one of them answered 200, and replaces an instance
+whose /ping fails. So the server is ready when all of its workers are, and not when a GPU broke.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Health:
+    """This worker's state; whether it is ready lies as a file in `run_directory`, for the others."""
+
+    def __init__(self, run_directory: Path, *, pid: int, workers: int, max_failures: int) -> None:
+        self._run_directory = run_directory
+        self._pid = pid
+        self._workers = workers
+        self._max_failures = max_failures
+        self._started = time.monotonic()
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._reason: str | None = None
+        self._broken = False
+        self.loaded = False
+        self.draining = False
+
+    def loading_done(self) -> None:
+        """The model is on its device and warm."""
+        with self._lock:
+            self.loaded = True
+            self._share()
+
+    def drain(self) -> None:
+        """SIGTERM has come."""
+        self.draining = True
+
+    def prediction_succeeded(self) -> None:
+        """The model works, or works again."""
+        with self._lock:
+            self._failures = 0
+            if self._reason is not None and not self._broken:
+                self._reason = None
+                self._share()
+
+    def prediction_failed(self, error: BaseException) -> None:
+        """Count a failure that is not the client's."""
+        if isinstance(error, ValueError):
+            return
+        with self._lock:
+            self._failures += 1
+            # After such an error every later call of this process fails too.
+            self._broken = self._broken or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
+            if self._broken or self._failures >= self._max_failures:
+                self._reason = (
+                    f"{self._failures} predictions in a row failed: {type(error).__name__}: {error}"
+                )
+                self._share()
+
+    def _share(self) -> None:
+        file = _ready_file(self._run_directory, self._pid)
+        if self._reason is None:
+            file.touch()
+        else:
+            file.unlink(missing_ok=True)
+
+    def report(self) -> tuple[bool, Mapping[str, Any]]:
+        """Whether the server is healthy, and the JSON that says so."""
+        ready = len(list(self._run_directory.glob("*.ready")))
+        if self.draining:
+            state, reason = "draining", None
+        elif not self.loaded:
+            state, reason = "loading", None
+        elif self._reason is not None:
+            state, reason = "failing", self._reason[:500]
+        elif ready < self._workers:
+            state, reason = "waiting", f"{ready} of {self._workers} workers are ready"
+        else:
+            state, reason = "ready", None
+        body = {"state": state, "uptime_seconds": round(time.monotonic() - self._started, 1)}
+        return state == "ready", body | ({} if reason is None else {"reason": reason})
+
+
+def forget_worker(run_directory: Path, pid: int) -> None:
+    """A worker is dead, and so not ready. Called by the master."""
+    _ready_file(run_directory, pid).unlink(missing_ok=True)
+
+
+def _ready_file(run_directory: Path, pid: int) -> Path:
+    return run_directory / f"{pid}.ready"

@@ -1,0 +1,104 @@
+"""The one thread of a worker that touches the model: finds it, loads it, then predicts for ever."""
+
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from model_api import ModelPackageError, Predictor, load_predictor
+from serving.batching import Batcher
+from serving.failure import leave_with
+from serving.health import Health
+from serving.request_metrics import RequestMetrics
+from serving.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+class ModelHost:
+    """Where a request's thread finds the loaded model and the queue before it.
+
+    Loading and predicting share a thread because GPU libraries keep state per thread: what the
+    warm-up made is then there for the first request.
+    """
+
+    def __init__(
+        self, settings: Settings, run_directory: Path, health: Health, metrics: RequestMetrics
+    ) -> None:
+        self._settings = settings
+        self._run_directory = run_directory
+        self._health = health
+        self._metrics = metrics
+        self.predictor: Predictor | None = None
+        """None while the model is loading."""
+        self.default_response_type = ""
+        self.batcher = Batcher(
+            self._predict, max_batch=settings.max_batch, queue_changed=metrics.queue_depth.set
+        )
+
+    def start(self) -> None:
+        """Load in the background; the process ends if that fails."""
+        threading.Thread(target=self._run, name="model", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._load()
+        except BaseException as error:  # noqa: BLE001 (whatever it is, without a model there is no server)
+            expected = isinstance(error, (ValueError, OSError, ModelPackageError))
+            _log.log(logging.DEBUG if expected else logging.ERROR, "loading failed", exc_info=error)
+            if not self._health.draining:  # else the server is ending already
+                cause = " ".join(str(error).split())
+                leave_with(
+                    f"the model cannot be served: {cause} ({type(error).__name__}; "
+                    f"MODEL_PACKAGE {self._settings.model_package}, folder {self._settings.model_dir})",
+                    self._run_directory,
+                )
+            return
+        try:
+            self.batcher.run()
+        except BaseException:  # noqa: BLE001 (for example a model that calls sys.exit)
+            _log.critical("the model's thread ended, and so does this worker", exc_info=True)
+            os._exit(1)
+
+    def _load(self) -> None:
+        settings = self._settings
+        folder = find_model(settings.model_dir)
+        _log.info("loading %s from %s", settings.model_package, folder)
+        predictor = load_predictor(settings.model_package, folder)
+        default = settings.default_accept or predictor.response_types[0]
+        if default not in predictor.response_types:
+            raise ValueError(
+                f"SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT={default!r} must be one of {list(predictor.response_types)}"
+            )
+        self.default_response_type = default
+        self.predictor = predictor
+        self._health.loading_done()
+        _log.info("ready: takes %s, makes %s", list(predictor.request_types), list(predictor.response_types))
+
+    def _predict(self, inputs: list[Any]) -> list[Any]:
+        assert self.predictor is not None
+        self._metrics.batch_size.observe(len(inputs))
+        with self._metrics.stage.labels("predict").time():
+            return self.predictor.predict(inputs)
+
+
+def find_model(model_dir: Path) -> Path:
+    """`model_dir`, or the one folder in it: archives are often made one level too high.
+
+    Raises FileNotFoundError when there is nothing.
+    """
+    # Hidden files are what a desktop leaves in an archive.
+    entries = (
+        [path for path in model_dir.iterdir() if not path.name.startswith(".")] if model_dir.is_dir() else []
+    )
+    if not entries:
+        state = "is empty" if model_dir.is_dir() else "does not exist"
+        raise FileNotFoundError(
+            f"{model_dir} {state}: give the endpoint's model a ModelDataUrl, mount a folder there, "
+            "or set SAGEMAKER_BASE_DIR"
+        )
+    if len(entries) == 1 and entries[0].is_dir():
+        _log.warning("%s holds nothing but %s/: taking the model from there", model_dir, entries[0].name)
+        return entries[0]
+    return model_dir

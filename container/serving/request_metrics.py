@@ -1,0 +1,72 @@
+"""What /metrics says of the requests: counters of all workers, added up by prometheus-client.
+
+Each process counts in files of its own under the run directory; whichever is asked adds them.
+Few names and fewer labels: each combination is a series that somebody pays for.
+"""
+
+from pathlib import Path
+
+from prometheus_client import (
+    CONTENT_TYPE_PLAIN_0_0_4,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class RequestMetrics:
+    """The figures of /invocations in this worker, and the text of all workers'."""
+
+    def __init__(self, run_directory: Path) -> None:
+        self._run_directory = run_directory
+        self.requests = Counter(
+            "inference_requests", "Requests to /invocations by status code.", ["code"], registry=None
+        )
+        self.latency = Histogram(
+            "inference_request_seconds",
+            "Time from a request's arrival to its answer.",
+            buckets=SECONDS,
+            registry=None,
+        )
+        self.stage = Histogram(
+            "inference_stage_seconds",
+            "Time in a stage: decode and encode of one request, predict of one batch.",
+            ["stage"],
+            buckets=SECONDS,
+            registry=None,
+        )
+        self.batch_size = Histogram(
+            "inference_batch_size",
+            "Requests that went through the model together.",
+            buckets=BATCH_SIZES,
+            registry=None,
+        )
+        self.in_flight = Gauge(
+            "inference_in_flight_requests",
+            "Requests that are held: read, decoded, waiting, predicted, encoded.",
+            multiprocess_mode="livesum",
+            registry=None,
+        )
+        self.queue_depth = Gauge(
+            "inference_queue_depth",
+            "Requests that wait for the model.",
+            multiprocess_mode="livesum",
+            registry=None,
+        )
+
+    def text(self) -> bytes:
+        """All workers' figures in Prometheus's text format, then what the GPU sampler wrote last."""
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry, str(self._run_directory))  # type: ignore[no-untyped-call]
+        try:
+            gpus = (self._run_directory / "gpus.prom").read_bytes()
+        except FileNotFoundError:
+            gpus = b""
+        return generate_latest(registry) + gpus

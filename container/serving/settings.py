@@ -1,0 +1,186 @@
+"""Everything that can be set when serving: one table, read from the environment by `serve` and Gunicorn.
+
+No other file of this folder reads the environment.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import model_api
+
+MEBIBYTE = 2**20
+
+
+class SettingError(ValueError):
+    """A setting has a value that it cannot have; the text names both."""
+
+
+def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
+    """A parser of whole numbers in a range, both ends included."""
+
+    def parse(text: str) -> int:
+        if not text.strip().isdecimal() or not minimum <= int(text) <= maximum:
+            raise ValueError(f"a whole number from {minimum} to {maximum}")
+        return int(text)
+
+    return parse
+
+
+def on_or_off(text: str) -> bool:
+    """`on` or `off` in any case."""
+    if text.strip().lower() not in ("on", "off"):
+        raise ValueError("on or off")
+    return text.strip().lower() == "on"
+
+
+def variable(name: str, parse: Callable[[str], Any], explanation: str) -> dict[str, Any]:
+    """What the table says of a setting besides its default: the variable, its type, what it is for."""
+    return {"name": name, "parse": parse, "help": explanation}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The table. Names that begin with SAGEMAKER_ are the platform's or its toolkits'."""
+
+    base_dir: Path = field(
+        default=Path("/opt/ml"),
+        metadata=variable(
+            "SAGEMAKER_BASE_DIR", Path, "where /opt/ml is; the model lies in its folder `model`"
+        ),
+    )
+    model_package: str = field(
+        default=model_api.DEFAULT_PACKAGE,
+        metadata=variable("MODEL_PACKAGE", str, "the folder beside serving/ that holds the model's code"),
+    )
+    port: int = field(
+        default=8080,
+        metadata=variable("SAGEMAKER_BIND_TO_PORT", whole_number(1, 65535), "the port to listen on"),
+    )
+    workers: int | None = field(
+        default=None,
+        metadata=variable(
+            "SAGEMAKER_MODEL_SERVER_WORKERS",
+            whole_number(1, 64),
+            "processes, each with its own copy of the model; unset: one per visible GPU, one without a GPU",
+        ),
+    )
+    default_accept: str | None = field(
+        default=None,
+        metadata=variable(
+            "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT",
+            str,
+            "media type of the answer to a request that asks for none; unset: the model's first",
+        ),
+    )
+    max_batch: int = field(
+        default=8,
+        metadata=variable(
+            "MAX_BATCH", whole_number(1, 1024), "most requests that go through the model together"
+        ),
+    )
+    max_queue: int = field(
+        default=32,
+        metadata=variable(
+            "MAX_QUEUE",
+            whole_number(1, 512),
+            "most requests that a worker holds at once, waiting and running; one more is answered 503",
+        ),
+    )
+    max_body_mb: int = field(
+        default=100,  # batch transform's largest payload; a real-time request has at most 25
+        metadata=variable(
+            "MAX_BODY_MB", whole_number(1, 1024), "largest request body in MiB; a larger one is answered 413"
+        ),
+    )
+    request_timeout_seconds: int = field(
+        default=55,  # SageMaker gives up on a real-time request after 60 s, on an asynchronous one after 1 h
+        metadata=variable(
+            "REQUEST_TIMEOUT_SECONDS", whole_number(1, 3600), "a request that takes longer is answered 504"
+        ),
+    )
+    max_consecutive_failures: int = field(
+        default=3,
+        metadata=variable(
+            "MAX_CONSECUTIVE_FAILURES",
+            whole_number(1, 1000),
+            "so many predictions that fail one after the other make /ping answer 503",
+        ),
+    )
+    log_level: str = field(
+        default="INFO",
+        metadata=variable("LOG_LEVEL", str, "DEBUG, INFO, WARNING, ERROR, CRITICAL, or a number"),
+    )
+    gpu_metrics: bool = field(
+        default=True,
+        metadata=variable("GPU_METRICS", on_or_off, "on or off: the process that samples the GPUs"),
+    )
+    metrics_project: str = field(
+        default="surface-normals",
+        metadata=variable("METRICS_PROJECT", str, "the GPU metrics' dimension Project"),
+    )
+    endpoint_name: str | None = field(
+        default=None, metadata=variable("ENDPOINT_NAME", str, "their dimension Endpoint; unset: left out")
+    )
+    variant_name: str | None = field(
+        default=None, metadata=variable("VARIANT_NAME", str, "their dimension Variant; unset: left out")
+    )
+
+    @property
+    def model_dir(self) -> Path:
+        """Where SageMaker unpacks the model archive."""
+        return self.base_dir / "model"
+
+    @property
+    def max_body_bytes(self) -> int:
+        """`max_body_mb` in bytes."""
+        return self.max_body_mb * MEBIBYTE
+
+
+def load_settings() -> Settings:
+    """The settings of this process. Raises SettingError naming the first variable that cannot be used."""
+    values = {}
+    for row in fields(Settings):
+        # Set but empty counts as unset: `docker run -e NAME=` and templates do that.
+        text = os.environ.get(row.metadata["name"], "")
+        if text:
+            try:
+                values[row.name] = row.metadata["parse"](text)
+            except ValueError as error:
+                raise SettingError(f"{row.metadata['name']}={text!r} must be {error}") from None
+    return Settings(**values)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this container may use, as CUDA_VISIBLE_DEVICES names them; loads no library.
+
+    A container is given the device files of its own GPUs only.
+    """
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip()]
+    return [str(index) for index, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+
+
+def use_gpu(name: str) -> None:
+    """Let this process, which has not loaded CUDA yet, see one GPU only."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = name
+
+
+def run_directory() -> Path:
+    """The folder that the processes of this server share; `serve` makes it and names it this way."""
+    try:
+        return Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    except KeyError:
+        raise SettingError(
+            "PROMETHEUS_MULTIPROC_DIR is not set: start the server with container/serve"
+        ) from None
+
+
+def gunicorn_environment(run_directory: Path) -> dict[str, str]:
+    """This process's environment, with what Gunicorn and the processes below it need besides."""
+    program = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, [program, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "PROMETHEUS_MULTIPROC_DIR": str(run_directory)}

@@ -1,0 +1,78 @@
+"""The artifact: what a training job leaves in /opt/ml/model and an endpoint finds there.
+
+`model.safetensors` holds the weights, `model.json` all else that is needed to use them. Nothing is
+ever unpickled.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from surface_normals.network import IMAGENET_MEAN, IMAGENET_STD, Shape, SurfaceNormalNetwork
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+def save_artifact(
+    model_dir: Path, network: SurfaceNormalNetwork, shape: Shape, facts: dict[str, Any]
+) -> None:
+    """Write both files, each under a temporary name first. `facts` (sizes, metrics, versions, ...) are added
+    to the description; an archive cut short at any moment holds either the old or the new model."""
+    description = {
+        "format": FORMAT,
+        "architecture": asdict(shape),
+        "axes": "rdf",
+        "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "range": [0, 1], "order": "RGB"},
+        **facts,
+    }
+    weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+    write_atomically(model_dir / WEIGHTS, save(weights))
+    write_atomically(model_dir / DESCRIPTION, json.dumps(description, indent=2).encode())
+
+
+def load_artifact(model_dir: Path) -> tuple[SurfaceNormalNetwork, dict[str, Any]]:
+    """The network, on the CPU and in evaluation mode, and its description.
+
+    Raises ValueError when a file is missing, unreadable, or of another format or architecture.
+    """
+    path = model_dir / DESCRIPTION
+    if not path.is_file() or not (model_dir / WEIGHTS).is_file():
+        found = ", ".join(sorted(entry.name for entry in model_dir.glob("*"))[:5]) or "nothing"
+        raise ValueError(f"{model_dir} has no {WEIGHTS} with {DESCRIPTION}; it holds {found}")
+    try:
+        description = json.loads(path.read_text())
+        if description["format"] != FORMAT:
+            raise ValueError(f"format {description['format']!r}; this version reads format {FORMAT}")
+        architecture = description["architecture"]
+        shape = Shape(
+            architecture["encoder"],
+            tuple(architecture["encoder_widths"]),
+            tuple(architecture["decoder_widths"]),
+        )
+        network = SurfaceNormalNetwork(shape)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not describe a model of ours: {error!r}") from error
+    try:
+        network.load_state_dict(load_file(model_dir / WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:
+        cause = str(error).splitlines()[0]
+        raise ValueError(
+            f"{model_dir / WEIGHTS} does not fit the architecture in {DESCRIPTION}: {cause}"
+        ) from error
+    return network.eval(), description
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write to a hidden temporary name beside `path`, flush to the disk, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

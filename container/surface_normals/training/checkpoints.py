@@ -1,0 +1,91 @@
+"""Checkpoints: all that a restarted job needs, in one file that is either whole or not there.
+
+`step-00000120.safetensors` holds network, averaged weights and optimiser, and in its header the
+step and the configuration; `.sha256` beside it proves it whole. The last two are kept, the older
+is deleted only when the newer is complete (SageMaker mirrors deletions to S3).
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from surface_normals.artifact import write_atomically
+
+logger = logging.getLogger(__name__)
+
+KEEP = 2
+
+
+@dataclass
+class Checkpoint:
+    """What was restored: the number of steps done, the configuration, and the tensors by name."""
+
+    step: int
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def save_checkpoint(folder: Path, step: int, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write the checkpoint of `step`, then delete all but the last two."""
+    on_cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    data = save(on_cpu, metadata={"step": str(step), "config": json.dumps(config)})
+    path = folder / f"step-{step:08d}.safetensors"
+    write_atomically(_checksum_path(path), hashlib.sha256(data).hexdigest().encode())
+    write_atomically(path, data)
+    for old in _newest_first(folder)[KEEP:]:
+        old.unlink()
+        _checksum_path(old).unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest whole checkpoint, or None when there is none; a damaged one is passed over and named."""
+    for path in _newest_first(folder):
+        checksum = _checksum_path(path)
+        if not checksum.is_file() or checksum.read_text() != hashlib.sha256(path.read_bytes()).hexdigest():
+            logger.warning("%s is damaged or incomplete; trying the one before", path)
+            continue
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        return Checkpoint(int(facts["step"]), json.loads(facts["config"]), tensors)
+    return None
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors: `optimizer.<parameter>.<name>`."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{name}": value
+        for index, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Undo `pack_optimizer`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in with_prefix(tensors, "optimizer.").items():
+        index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+
+
+def _checksum_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")

@@ -1,0 +1,59 @@
+"""The hyperparameters: every one with its type, its unit in the name or help, and its range."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def _number(default: Any, help: str, minimum: Any = None, maximum: Any = None) -> Any:
+    limits = {"minimum": minimum, "maximum": maximum}
+    return field(
+        default=default, metadata={"help": help, **{k: v for k, v in limits.items() if v is not None}}
+    )
+
+
+def _choice(default: str, help: str, *choices: str) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults suit fine-tuning at 640x480; the ranges catch slips, they are not advice."""
+
+    size: str = _choice(
+        "S", "network: `tiny` (0.6 M parameters) or `S` (resnet18 encoder, 14.5 M)", "tiny", "S"
+    )
+    encoder_weights: str = _choice(
+        "imagenet",
+        "start of `S`'s encoder: `imagenet` (a file in channel `pretrained`) or `random`; `tiny` is always random",
+        "imagenet",
+        "random",
+    )
+    epochs: int = _number(20, "passes over the training pictures", 1, 100_000)
+    batch_size: int = _number(8, "pictures a step", 1, 4096)
+    learning_rate: float = _number(3e-4, "peak rate of AdamW for new layers", 1e-7, 1.0)
+    encoder_rate_share: float = _number(
+        0.1, "the rate of an encoder with loaded weights, as a share", 0.0, 1.0
+    )
+    weight_decay: float = _number(0.01, "decoupled decay of matrices (not of norms and biases)", 0.0, 1.0)
+    warmup_share: float = _number(
+        0.05, "share of the steps in which the rate rises; then it falls as a cosine", 0.0, 0.5
+    )
+    clip_norm: float = _number(1.0, "largest norm of all gradients together", 1e-6, 1e6)
+    ema_decay: float = _number(
+        0.999, "decay a step of the averaged weights, which are the model", 0.0, 0.99999
+    )
+    crop_height: int = _number(480, "height in pixels of a training crop, a multiple of 32", 32, 4096)
+    crop_width: int = _number(640, "width in pixels of a training crop, a multiple of 32", 32, 4096)
+    flip: bool = field(default=True, metadata={"help": "mirror half of the pictures left to right"})
+    brightness_jitter: float = _number(
+        0.2, "largest random change of brightness and contrast, as a share", 0.0, 1.0
+    )
+    evaluate_epochs: int = _number(1, "epochs between two measurements on channel `validation`", 1, 100_000)
+    checkpoint_minutes: float = _number(5.0, "minutes between two checkpoints", 0.0, 1440.0)
+    workers: int = _number(2, "processes that read pictures; 0 reads in the training process", 0, 256)
+    seed: int = _number(0, "seed of the start, the order and the augmentation", 0, 2**31 - 1)
+
+    def __post_init__(self) -> None:
+        for name in ("crop_height", "crop_width"):
+            if getattr(self, name) % 32:
+                raise ValueError(f"{name}={getattr(self, name)} is not a multiple of 32")

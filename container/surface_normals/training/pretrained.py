@@ -1,0 +1,43 @@
+"""Start of the encoder: ImageNet weights from a file the user gives, or random because the user said so."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from surface_normals.network import ResNetEncoder, SurfaceNormalNetwork
+from surface_normals.training.config import Config
+
+logger = logging.getLogger(__name__)
+
+CHANNEL = "pretrained"
+RESNET18_FILE = "resnet18-f37072fd.pth"
+"""torchvision's name for its weights; the hexadecimal digits begin the file's SHA-256."""
+
+
+def start_encoder(network: SurfaceNormalNetwork, config: Config, channels: Mapping[str, Path]) -> bool:
+    """Load what `config.encoder_weights` asks for. True when weights were loaded.
+
+    Raises ValueError when the file is missing or not the one its name says: a silent random start
+    would cost the user many degrees.
+    """
+    if not isinstance(network.encoder, ResNetEncoder) or config.encoder_weights == "random":
+        logger.info("the encoder starts at random")
+        return False
+    path = channels[CHANNEL] / RESNET18_FILE if CHANNEL in channels else None
+    if path is None or not path.is_file():
+        raise ValueError(
+            f"size={config.size} starts from ImageNet weights: put torchvision's {RESNET18_FILE} "
+            f"into channel {CHANNEL!r}, or set encoder_weights=random"
+        )
+    digits = path.stem.split("-")[1]
+    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(digits):
+        raise ValueError(f"channel {CHANNEL!r}: {path} is damaged: its SHA-256 does not begin with {digits}")
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    network.encoder.body.load_state_dict(
+        {name: w for name, w in weights.items() if not name.startswith("fc.")}
+    )
+    logger.info("the encoder starts from %s", path)
+    return True

@@ -1,0 +1,111 @@
+"""A folder of rendered pictures in the layout that training reads, made by several processes at once."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .scenes import Look, check_picture, render
+
+
+def picture_seed(seed: int, index: int) -> int:
+    """The seed of picture `index` of the dataset `seed`: `render` makes the same picture from it."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
+
+
+def write_dataset(
+    folder: Path,
+    *,
+    count: int,
+    width: int,
+    height: int,
+    seed: int,
+    kind: str = "mixed",
+    workers: int = 1,
+    look: Look | None = None,
+) -> Iterator[Path]:
+    """Render `count` pictures into `folder`, which must not exist or be empty; yield each path when it is done.
+
+    `images/NNNNNN.png` is the picture, `normals/NNNNNN.npy` float16 (H, W, 3) its normals, zero where
+    no surface is seen; `dataset.json` says so. The bytes depend on everything but `workers`. The folder
+    appears, complete, after the last picture; iteration that is broken off leaves nothing.
+    At once raises ValueError on arguments out of range and FileExistsError on a folder with something
+    in it; OSError where the folder cannot be written.
+    """
+    if count < 1:
+        raise ValueError(f"count is {count}: a dataset needs at least 1 picture")
+    if workers < 1:
+        raise ValueError(f"workers is {workers}: at least 1 process must do the work")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}: it must be 0 or more")
+    check_picture(width, height, kind)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not an empty folder: remove it or name another")
+    look = look or Look()
+    picture = {"kind": kind, "width": width, "height": height}
+    description = {
+        "axes": "rdf",
+        "coding": "npy",
+        "invalid": "zero",
+        "generator": {
+            "name": "analytic scenes",
+            **picture,
+            "count": count,
+            "seed": seed,
+            "look": asdict(look),
+        },
+    }
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    for name in ("images", "normals"):
+        (unfinished / name).mkdir(parents=True)
+    (unfinished / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
+    write = partial(_write_picture, unfinished, seed, look=look, **picture)
+    return _write_all(write, range(count), workers, unfinished, folder)
+
+
+def _write_all(
+    write: Callable[[int], str], indices: range, workers: int, unfinished: Path, folder: Path
+) -> Iterator[Path]:
+    """Call `write` for every index, yield the pictures' paths to be, then give the folder its name."""
+    try:
+        if workers == 1:
+            names = map(write, indices)
+            yield from (folder / name for name in names)
+        else:
+            # Spawned, not forked: a caller's threads (torch's, a progress bar's) would not survive a fork.
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(
+                min(workers, len(indices)), context, initializer=_leave_interrupts_to_parent
+            )
+            try:
+                yield from (folder / name for name in pool.map(write, indices))
+            finally:
+                pool.shutdown(cancel_futures=True)
+        unfinished.replace(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _leave_interrupts_to_parent() -> None:
+    """Ctrl-C reaches every process of the terminal; only the parent should speak of it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _write_picture(
+    folder: Path, seed: int, index: int, *, kind: str, width: int, height: int, look: Look
+) -> str:
+    """Render picture `index` of the dataset `seed` into `folder`; the picture's path within it."""
+    scene = render(picture_seed(seed, index), width, height, kind, look)
+    name = f"images/{index:06d}.png"
+    Image.fromarray(scene.image).save(folder / name)
+    np.save(folder / f"normals/{index:06d}.npy", scene.normals.astype(np.float16))
+    return name

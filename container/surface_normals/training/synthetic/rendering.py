@@ -1,0 +1,212 @@
+"""From a described world to a picture and its truth: camera rays, nearest surfaces, light, sensor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .shapes import Bools, Floats, Shape
+from .textures import Texture
+
+SHADOW_OFFSET_METRES = 1e-6
+"""A shadow ray starts this far above its surface, or rounding would let the surface shade itself."""
+GRAZING_COSINE = 2e-3
+"""Pixels seen flatter than this are not valid: 16-bit normals could not say which side is visible."""
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A shape in the world: a world point is `rotation` @ local point + `position`."""
+
+    shape: Shape
+    position: Floats
+    rotation: Floats
+    texture: Texture
+    casts_shadow: bool = True
+
+    def intersect(self, origins: Floats, directions: Floats) -> Floats:
+        """Distance (N,) along world rays (3, N); infinite where nothing is met."""
+        from_centre = origins - self.position[:, None]
+        nearest_along = -np.einsum("ij,ij->j", from_centre, directions)
+        squared_distance = np.einsum("ij,ij->j", from_centre, from_centre)
+        # Most rays miss most solids: only those that meet the bounding ball pay for the real test.
+        radius_squared = self.shape.bounding_radius**2
+        near = squared_distance - nearest_along**2 <= radius_squared
+        near &= (nearest_along > 0) | (squared_distance <= radius_squared)
+        rays = np.flatnonzero(near)
+        distances = np.full(directions.shape[1], np.inf)
+        distances[rays] = self.shape.intersect(
+            np.einsum("ji,jn->in", self.rotation, from_centre[:, rays]),
+            np.einsum("ji,jn->in", self.rotation, directions[:, rays]),
+        )
+        return distances
+
+    def local(self, points: Floats) -> Floats:
+        return np.einsum("ji,jn->in", self.rotation, points - self.position[:, None])
+
+    def normals(self, points: Floats) -> Floats:
+        """Outward unit normals (3, N) in the world at world points (3, N)."""
+        return np.einsum("ij,jn->in", self.rotation, self.shape.normals(self.local(points)))
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole. Camera axes are x right, y down, z forward; pixel centres have integer coordinates.
+
+    `rotation` (3, 3) has the camera's axes in world coordinates as its rows; `focal` is in pixels.
+    """
+
+    position: Floats
+    rotation: Floats
+    focal: float
+    width: int
+    height: int
+
+    @property
+    def intrinsics(self) -> tuple[float, float, float, float]:
+        """(fx, fy, cx, cy) in pixels."""
+        return self.focal, self.focal, (self.width - 1) / 2, (self.height - 1) / 2
+
+    def rays(self) -> Floats:
+        """Unit directions (3, H * W) of the pixels in camera axes, row by row."""
+        fx, fy, cx, cy = self.intrinsics
+        v, u = np.mgrid[0 : self.height, 0 : self.width].reshape(2, -1)
+        directions = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones(u.shape)])
+        return np.asarray(directions / np.sqrt(np.einsum("ij,ij->j", directions, directions)))
+
+
+@dataclass(frozen=True)
+class Light:
+    """A point light: irradiance `color` (RGB) at the distance `reach` metres. The sun is one far away."""
+
+    position: Floats
+    color: Floats
+    reach: float
+
+
+@dataclass(frozen=True)
+class Ambient:
+    """Light from everywhere, `lean` (0 to 1) of it more from the unit vector `direction`."""
+
+    color: Floats
+    direction: Floats
+    lean: float
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything a picture is made of. `exposure` is the brightness of its lights, 1 the sensor's white."""
+
+    camera: Camera
+    surfaces: Sequence[Surface]
+    lights: Sequence[Light]
+    ambient: Ambient
+    backdrop: Texture
+    exposure: float
+    sensor_noise: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and its truth. Camera axes: x right, y down, z forward.
+
+    `image` uint8 (H, W, 3) RGB; `normals` float32 (H, W, 3), unit, facing the camera, zero where not
+    valid; `depth` float32 (H, W), z in metres, zero where not valid; `valid` bool (H, W);
+    `intrinsics` (fx, fy, cx, cy) in pixels, pixel centres at integer coordinates.
+    """
+
+    image: npt.NDArray[np.uint8]
+    normals: npt.NDArray[np.float32]
+    depth: npt.NDArray[np.float32]
+    valid: Bools
+    intrinsics: tuple[float, float, float, float]
+
+
+def picture(world: World, generator: np.random.Generator) -> Scene:
+    """Render `world`; `generator` draws the sensor's noise."""
+    camera = world.camera
+    rays = camera.rays()
+    directions = np.einsum("ji,jn->in", camera.rotation, rays)
+    distances, which = trace(world.surfaces, camera.position[:, None], directions)
+    hit = np.flatnonzero(np.isfinite(distances))
+    points = camera.position[:, None] + distances[hit] * directions[:, hit]
+    normals, albedo, gloss = _surface_properties(world.surfaces, which[hit], points)
+    cosine = np.einsum("ij,ij->j", normals, directions[:, hit])
+    normals = np.where(cosine > 0, -normals, normals)
+
+    radiance = world.backdrop.albedo(directions)
+    radiance[:, hit] = _shade(world, points, normals, albedo, gloss, directions[:, hit])
+
+    valid = np.zeros(distances.shape, dtype=bool)
+    valid[hit] = np.abs(cosine) > GRAZING_COSINE
+    truth = np.zeros_like(rays)
+    truth[:, hit] = np.einsum("ij,jn->in", camera.rotation, normals)
+    shape = (camera.height, camera.width)
+    return Scene(
+        image=_develop(radiance, world, generator).T.reshape(*shape, 3),
+        normals=np.where(valid, truth, 0).T.reshape(*shape, 3).astype(np.float32),
+        depth=np.where(valid, distances * rays[2], 0).reshape(shape).astype(np.float32),
+        valid=valid.reshape(shape),
+        intrinsics=camera.intrinsics,
+    )
+
+
+def trace(
+    surfaces: Sequence[Surface], origins: Floats, directions: Floats
+) -> tuple[Floats, npt.NDArray[np.intp]]:
+    """Distance (N,) to the nearest surface along each ray, infinite for none, and that surface's index."""
+    nearest = np.full(directions.shape[1], np.inf)
+    which = np.zeros(directions.shape[1], dtype=np.intp)
+    for index, surface in enumerate(surfaces):
+        distances = surface.intersect(np.broadcast_to(origins, directions.shape), directions)
+        closer = distances < nearest
+        nearest[closer], which[closer] = distances[closer], index
+    return nearest, which
+
+
+def _surface_properties(
+    surfaces: Sequence[Surface], which: npt.NDArray[np.intp], points: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Normals (3, N), albedo (3, N) and gloss (N,) at points (3, N) of the surfaces `which` (N,)."""
+    normals, albedo, gloss = np.zeros_like(points), np.zeros_like(points), np.zeros(points.shape[1])
+    for index, surface in enumerate(surfaces):
+        mine = np.flatnonzero(which == index)
+        normals[:, mine] = surface.normals(points[:, mine])
+        albedo[:, mine] = surface.texture.albedo(surface.local(points[:, mine]))
+        gloss[mine] = surface.texture.gloss
+    return normals, albedo, gloss
+
+
+def _shade(
+    world: World, points: Floats, normals: Floats, albedo: Floats, gloss: Floats, directions: Floats
+) -> Floats:
+    """Linear RGB (3, N): Lambert's law for every light not in shadow, a soft highlight, and the ambient."""
+    ambient = world.ambient
+    lean = 1 + ambient.lean * np.einsum("i,in->n", ambient.direction, normals)
+    radiance = albedo * ambient.color[:, None] * lean
+    casters = [surface for surface in world.surfaces if surface.casts_shadow]
+    for light in world.lights:
+        to_light = light.position[:, None] - points
+        distances = np.sqrt(np.einsum("ij,ij->j", to_light, to_light))
+        to_light /= distances
+        facing = np.flatnonzero(np.einsum("ij,ij->j", to_light, normals) > 0)
+        starts = points[:, facing] + SHADOW_OFFSET_METRES * normals[:, facing]
+        blocked, _ = trace(casters, starts, to_light[:, facing])
+        lit = facing[blocked >= distances[facing]]
+        cosine = np.einsum("ij,ij->j", to_light[:, lit], normals[:, lit])
+        half_way = to_light[:, lit] - directions[:, lit]
+        half_way /= np.sqrt(np.einsum("ij,ij->j", half_way, half_way))
+        highlight = gloss[lit] * np.einsum("ij,ij->j", half_way, normals[:, lit]) ** 40
+        irradiance = light.color[:, None] * (light.reach / distances[lit]) ** 2
+        radiance[:, lit] += irradiance * (albedo[:, lit] * cosine + highlight)
+    return radiance
+
+
+def _develop(radiance: Floats, world: World, generator: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Linear RGB (3, N) to bytes: exposure, shot and read noise, gamma 2.2."""
+    brightness = np.percentile(radiance.mean(axis=0), 90)
+    exposed = radiance * (world.exposure / brightness)
+    noise = generator.standard_normal(exposed.shape) * world.sensor_noise
+    exposed += noise * np.sqrt(np.maximum(exposed, 0) + 0.02)
+    return (255 * np.clip(exposed, 0, 1) ** (1 / 2.2) + 0.5).astype(np.uint8)

@@ -1,0 +1,142 @@
+"""First step of a training job: what SageMaker wrote under /opt/ml and set in the environment, read once.
+
+The parent and each rank read it with the same function, so that neither trusts the other. Any file
+may be missing (plain `docker run`, AWS Batch, local mode), and unknown files and keys are normal.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model_api import DEFAULT_PACKAGE
+from training.channels import discover
+
+PROGRAM_DIR = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The fixed places under SageMaker's folder. They need no file, so a failure always has one to go to."""
+
+    root: Path
+
+    @property
+    def config_dir(self) -> Path:
+        return self.root / "input" / "config"
+
+    @property
+    def data_dir(self) -> Path:
+        return self.root / "input" / "data"
+
+    @property
+    def model_dir(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def output_dir(self) -> Path:
+        return self.root / "output" / "data"
+
+    @property
+    def failure_file(self) -> Path:
+        return self.root / "output" / "failure"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One training job as this host sees it."""
+
+    tree: Tree
+    job_name: str
+    current_host: str
+    hosts: tuple[str, ...]
+    """All hosts of the job in the order every host agrees on: algo-2 before algo-10."""
+    hyperparameters: Mapping[str, Any]
+    """As the file has them: strings on SageMaker, any JSON value where a person wrote the file."""
+    channels: Mapping[str, Path]
+    checkpoint_dir: Path
+    checkpoints_declared: bool
+    """Whether the job says that SageMaker copies `checkpoint_dir` to S3 and back."""
+    model_package: str
+    stop_grace_seconds: float
+    gpu_metrics: bool
+    metrics_project: str
+
+
+def read_tree(environ: Mapping[str, str] = os.environ) -> Tree:
+    """The tree's place: SAGEMAKER_BASE_DIR, else /opt/ml."""
+    return Tree(Path(environ.get("SAGEMAKER_BASE_DIR") or "/opt/ml").absolute())
+
+
+def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
+    """Everything the job was told. Raises ValueError naming the file or variable that is wrong."""
+    tree = read_tree(environ)
+    resources = _read_object(tree.config_dir / "resourceconfig.json")
+    checkpoints = _read_object(tree.config_dir / "checkpointconfig.json")
+    current_host = resources.get("current_host") or "algo-1"
+    arn = environ.get("TRAINING_JOB_ARN", "")
+    return Environment(
+        tree=tree,
+        job_name=environ.get("TRAINING_JOB_NAME") or arn.rpartition("/")[2] or "local",
+        current_host=current_host,
+        hosts=tuple(sorted(resources.get("hosts") or [current_host], key=_natural)),
+        hyperparameters=_read_object(tree.config_dir / "hyperparameters.json"),
+        channels=discover(_read_object(tree.config_dir / "inputdataconfig.json"), tree.data_dir),
+        checkpoint_dir=Path(checkpoints.get("LocalPath") or tree.root / "checkpoints"),
+        checkpoints_declared=bool(checkpoints),
+        model_package=environ.get("MODEL_PACKAGE") or DEFAULT_PACKAGE,
+        # SageMaker sends SIGKILL 120 s after SIGTERM: 100 leave time to write down how the job ended.
+        stop_grace_seconds=_seconds(environ, "STOP_GRACE_SECONDS", 100.0),
+        gpu_metrics=_switch(environ, "GPU_METRICS"),
+        metrics_project=environ.get("METRICS_PROJECT") or "surface-normals",
+    )
+
+
+def rank_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables of a rank's process."""
+    variables = dict(environ)
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROGRAM_DIR), environ.get("PYTHONPATH"))))
+    variables["PYTHONUNBUFFERED"] = "1"  # the last lines before a kill are those that matter
+    if environ.get("AWS_REGION"):  # SageMaker sets this one only, AWS's own tools want the other
+        variables.setdefault("AWS_DEFAULT_REGION", environ["AWS_REGION"])
+    return variables
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, empty when there is no such file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {type(value).__name__}")
+    return value
+
+
+def _natural(host: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", host)]
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name) or str(default)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{name} must be a number of seconds above 0, not {text!r}")
+    return seconds
+
+
+def _switch(environ: Mapping[str, str], name: str) -> bool:
+    text = (environ.get(name) or "on").lower()
+    if text not in ("on", "off"):
+        raise ValueError(f"{name} must be on or off, not {text!r}")
+    return text == "on"

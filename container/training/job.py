@@ -1,0 +1,223 @@
+"""A training job from its first line to its exit code: the parent process, which outlives whatever training does.
+
+Standard library only: it starts in a moment, refuses bad input before any work, and stays alive
+to forward a stop, to end every process, and to say why the job failed.
+"""
+
+import logging
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import logs
+import model_api
+from metrics.agent_process import start_agent
+from training import channels, failure, hyperparameters
+from training.environment import Environment, Tree, rank_environ, read_environment, read_tree
+from training.stop_signals import Stopped, StopSignals
+
+logger = logging.getLogger("training")
+
+POLL_SECONDS = 0.05
+
+
+class RankFailed(Exception):
+    """The rank's process ended otherwise than well. `status`: exit code, or minus a signal's number."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def main(arguments: list[str], stop: StopSignals) -> int:
+    """Do what the container's command asks; return its exit code, 2 when nobody here can."""
+    logs.configure()
+    if not arguments or arguments == ["train"]:
+        return run(stop)
+    text = (
+        f"ClientError: cannot run {' '.join(arguments)!r}: {_become(arguments)}; this image trains with the "
+        "command `train` or with none, and runs any program in it"
+    )
+    tree = read_tree()
+    if tree.root.is_dir():  # on SageMaker, and not where somebody tries the image out
+        failure.write(tree.failure_file, text)
+    logger.error("%s", text)
+    return 2
+
+
+def run(stop: StopSignals) -> int:
+    """Run the job. The exit code is decided here and nowhere else.
+
+    0: complete, or stopped with a usable model. 143: stopped without. 1: failed.
+    """
+    started = time.monotonic()
+    tree = read_tree()
+    try:
+        train(tree, stop)
+    except Stopped as error:
+        code, text = 143, f"Stopped: {error}"
+    except RankFailed as error:
+        code, text = 1, _rank_text(tree) or failure.describe_exit(error.status)
+    except ValueError as error:
+        code, text = 1, failure.cause(error)
+    except Exception as error:  # whatever it is, the caller must find it in the failure file
+        logger.exception("the job could not run")
+        code, text = 1, failure.describe(error)
+    else:
+        ending = f"stopped by {stop.name}" if stop.requested else "complete"
+        logger.info(
+            "training %s after %.1f s, model in %s", ending, time.monotonic() - started, tree.model_dir
+        )
+        return 0
+    failure.write(tree.failure_file, text)
+    logger.error("%s", text.partition("\n")[0])
+    return code
+
+
+def train(tree: Tree, stop: StopSignals) -> None:
+    """The main flow. Returns when a model was written; raises Stopped, RankFailed, or ValueError for bad input."""
+    environment = read_environment()
+    prepare(environment)
+    if stop.requested:
+        raise Stopped(f"by {stop.name} before training began")
+    agent = None
+    if environment.gpu_metrics:
+        dimensions = {
+            "Project": environment.metrics_project,
+            "JobName": environment.job_name,
+            "Host": environment.current_host,
+        }
+        agent = start_agent(phase="training", dimensions=dimensions)
+    try:
+        status = run_rank(environment, stop)
+    finally:
+        if agent is not None:
+            agent.stop()
+    if stop.requested and status == -signal.SIGTERM:  # the model took the signal's handler away
+        raise Stopped(f"by {stop.name}, which ended training before a model was written")
+    if status != 0:
+        raise RankFailed(status)
+    if not any(path.is_file() for path in tree.model_dir.rglob("*")):
+        if stop.requested:
+            raise Stopped(f"by {stop.name}, and the model's train() wrote nothing to {tree.model_dir}")
+        raise RuntimeError(f"the model's train() returned and wrote nothing to {tree.model_dir}")
+
+
+def prepare(environment: Environment) -> None:
+    """Say what the job is and refuse what cannot work, before any work. Raises ValueError."""
+    if len(environment.hosts) > 1:
+        raise ValueError(
+            f"the job has {len(environment.hosts)} hosts ({', '.join(environment.hosts)}), and this image trains "
+            "on one: set InstanceCount to 1"
+        )
+    tree = environment.tree
+    for folder in (tree.output_dir.parent, tree.output_dir, tree.model_dir, environment.checkpoint_dir):
+        _make_writable(folder)
+    tree.failure_file.unlink(missing_ok=True)  # of an earlier attempt on the same folders
+    counts = {name: channels.check(name, folder) for name, folder in environment.channels.items()}
+    found = ", ".join(f"{name} ({_spelt(count)})" for name, count in counts.items()) or "none"
+    logger.info(
+        "job %s on %s, channels: %s, Python %s",
+        environment.job_name,
+        environment.current_host,
+        found,
+        platform.python_version(),
+    )
+    if not environment.checkpoints_declared:
+        logger.info("checkpoints in %s are not copied to S3: no CheckpointConfig", environment.checkpoint_dir)
+    if skipped := hyperparameters.ignored(environment.hyperparameters):
+        logger.info("ignored, as this image trains its own model: %s", ", ".join(skipped))
+    config = hyperparameters.resolve(_config_class(environment.model_package), environment.hyperparameters)
+    logger.info("hyperparameters of %s: %s", environment.model_package, hyperparameters.shown(config))
+
+
+def run_rank(environment: Environment, stop: StopSignals) -> int:
+    """Train in a process group of its own; return its status. Raises Stopped when the stop took too long.
+
+    Only the rank hears of a stop: data loaders that got the signal too would fail in mid-step.
+    No process of the group is left behind, however this ends.
+    """
+    rank = None
+    try:
+        with stop.held_back():
+            rank = subprocess.Popen(
+                [sys.executable, "-X", "faulthandler", "-m", "training.rank"],
+                env=rank_environ(),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        deadline = None
+        while rank.poll() is None:
+            if stop.requested and deadline is None:
+                logger.info(
+                    "%s: training is asked to stop within %g s", stop.name, environment.stop_grace_seconds
+                )
+                deadline = time.monotonic() + environment.stop_grace_seconds
+                rank.send_signal(signal.SIGTERM)
+            if deadline is not None and time.monotonic() > deadline:
+                raise Stopped(
+                    f"by {stop.name}; training did not end within {environment.stop_grace_seconds:g} s"
+                )
+            time.sleep(POLL_SECONDS)
+        return rank.returncode
+    finally:
+        stop.ignore()
+        if rank is not None:
+            _kill_group(rank)
+
+
+def _become(arguments: list[str]) -> str:
+    """Give this process to another program, as `docker run IMAGE bash` asks. Returns only to say why not."""
+    if arguments[0] == "train":
+        return "`train` takes no arguments, hyperparameters come from hyperparameters.json"
+    if not shutil.which(arguments[0]):
+        return "there is no such program"
+    try:
+        os.execvp(arguments[0], arguments)  # noqa: S606 - no shell between
+    except OSError as error:
+        return str(error.strerror)
+
+
+def _kill_group(rank: "subprocess.Popen[bytes]") -> None:
+    try:
+        os.killpg(rank.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # the usual case: nothing is left
+    rank.wait()
+
+
+def _config_class(package: str) -> type:
+    try:
+        return model_api.load_training(package)[0]
+    except ValueError as error:  # raised by a line of the package, so not by the caller's input
+        raise ImportError(f"{package}.training cannot be imported: {error}") from error
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {folder}: {error.strerror}; it must be a folder, mounted read-write "
+            "(SAGEMAKER_BASE_DIR moves the whole tree)"
+        ) from error
+
+
+def _spelt(count: int) -> str:
+    return f"{count}{' or more' if count == channels.COUNT_LIMIT else ''} file{'s' if count > 1 else ''}"
+
+
+def _rank_text(tree: Tree) -> str | None:
+    """What the rank itself wrote about its failure."""
+    try:
+        return tree.failure_file.read_text(encoding="utf-8")
+    except OSError:
+        return None

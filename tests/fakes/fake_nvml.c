@@ -1,0 +1,119 @@
+/* A driver library without a driver: libnvidia-ml.so.1 as nvidia-ml-py asks for it.
+ *
+ * Everything is told by the file `knobs` beside the library, read anew at each call: one
+ * `name value` per line (integers). Names:
+ *   gpus                                       how many there are (1)
+ *   init.error, count.error                    NVML error codes, 0 is none
+ *   <gpu>.utilization (percent), <gpu>.memory_used, <gpu>.memory_total, <gpu>.memory_reserved
+ *   (bytes), <gpu>.power (milliwatts), <gpu>.temperature (degrees Celsius)
+ *   <gpu>.open.error, <gpu>.<figure>.error     error codes; figures: utilization memory power temperature
+ *   <gpu>.error                                error code of every figure
+ *   hang_milliseconds                          each call sleeps so long first
+ * Each initialisation appends the process id to the file `initialised` beside the library.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2 };
+
+typedef struct { unsigned int gpu, memory; } utilization_t;
+typedef struct { unsigned int version; unsigned long long total, reserved, free, used; } memory_v2_t;
+
+static FILE *beside(const char *name, const char *mode) {
+    Dl_info self;
+    char path[4096];
+    if (!dladdr((void *)beside, &self)) return NULL;
+    const char *slash = strrchr(self.dli_fname, '/');
+    int folder = slash ? (int)(slash - self.dli_fname) : 1;
+    snprintf(path, sizeof path, "%.*s/%s", folder, slash ? self.dli_fname : ".", name);
+    return fopen(path, mode);
+}
+
+static unsigned long long knob(const char *name, unsigned long long otherwise) {
+    char line[128];
+    unsigned long long value;
+    FILE *file = beside("knobs", "r");
+    while (file && fscanf(file, "%127s %llu", line, &value) == 2)
+        if (!strcmp(line, name)) otherwise = value;
+    if (file) fclose(file);
+    return otherwise;
+}
+
+static unsigned long long of_gpu(void *gpu, const char *name, unsigned long long otherwise) {
+    char full[128];
+    snprintf(full, sizeof full, "%ld.%s", (long)gpu - 1, name);
+    return knob(full, otherwise);
+}
+
+static void hang(void) {
+    unsigned long long milliseconds = knob("hang_milliseconds", 0);
+    struct timespec left = {.tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000};
+    while (nanosleep(&left, &left)) {}
+}
+
+static int trouble(void *gpu, const char *error) {
+    hang();
+    int of_all = (int)of_gpu(gpu, "error", SUCCESS);
+    return of_all ? of_all : (int)of_gpu(gpu, error, SUCCESS);
+}
+
+int nvmlInitWithFlags(unsigned int flags) {
+    (void)flags;
+    hang();
+    int error = (int)knob("init.error", SUCCESS);
+    FILE *file = beside("initialised", "a");
+    if (file) {
+        fprintf(file, "%d\n", (int)getpid());
+        fclose(file);
+    }
+    return error;
+}
+
+int nvmlShutdown(void) { return SUCCESS; }
+
+const char *nvmlErrorString(int error) {
+    (void)error;
+    return "an error of the fake driver";
+}
+
+int nvmlDeviceGetCount_v2(unsigned int *count) {
+    hang();
+    *count = (unsigned int)knob("gpus", 1);
+    return (int)knob("count.error", SUCCESS);
+}
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **gpu) {
+    *gpu = (void *)(long)(index + 1);
+    return index < knob("gpus", 1) ? trouble(*gpu, "open.error") : INVALID_ARGUMENT;
+}
+
+int nvmlDeviceGetUtilizationRates(void *gpu, utilization_t *rates) {
+    rates->gpu = (unsigned int)of_gpu(gpu, "utilization", 50);
+    rates->memory = 0;
+    return trouble(gpu, "utilization.error");
+}
+
+int nvmlDeviceGetMemoryInfo_v2(void *gpu, memory_v2_t *memory) {
+    if (memory->version != (sizeof *memory | 2 << 24)) return INVALID_ARGUMENT;
+    memory->total = of_gpu(gpu, "memory_total", 16ULL << 30);
+    memory->used = of_gpu(gpu, "memory_used", 4ULL << 30);
+    memory->reserved = of_gpu(gpu, "memory_reserved", 256ULL << 20);
+    memory->free = memory->total - memory->used - memory->reserved;
+    return trouble(gpu, "memory.error");
+}
+
+int nvmlDeviceGetPowerUsage(void *gpu, unsigned int *milliwatts) {
+    *milliwatts = (unsigned int)of_gpu(gpu, "power", 75000);
+    return trouble(gpu, "power.error");
+}
+
+int nvmlDeviceGetTemperature(void *gpu, unsigned int sensor, unsigned int *celsius) {
+    (void)sensor;
+    *celsius = (unsigned int)of_gpu(gpu, "temperature", 40);
+    return trouble(gpu, "temperature.error");
+}

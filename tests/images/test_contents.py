@@ -1,0 +1,161 @@
+"""What is in the images, and what is not."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.docker
+
+CONTAINER = Path(__file__).resolve().parents[2] / "container"
+LARGEST_GB = 10  # serverless inference takes no larger image
+
+
+@pytest.fixture(params=["train", "serve"])
+def role(request):
+    return request.param
+
+
+@pytest.fixture
+def name(request, role):
+    return request.getfixturevalue(f"{role}_image")
+
+
+@pytest.fixture
+def config(engine, name):
+    return engine.images.get(name).attrs["Config"]
+
+
+@pytest.fixture
+def shell(containers, name):
+    """`shell(text)`: what a shell command in the image prints, without anything of ours running."""
+
+    def run(text):
+        ended = containers.run(name, ["-c", text], entrypoint="bash", network_mode="none")
+        assert ended.exit_code == 0, ended.stderr
+        return ended.stdout
+
+    return run
+
+
+def test_the_entrypoint_gets_signals_and_the_role_is_the_default_word(config, role):
+    assert config["Entrypoint"] == [f"/opt/program/{role}"]  # a list is the exec form: no shell is process 1
+    assert config["Cmd"] == [role]
+    assert config["User"] in ("", "root", "0")
+
+
+def test_the_environment_is_made_for_sagemaker(config):
+    environment = dict(entry.split("=", 1) for entry in config["Env"])
+
+    assert environment["PATH"].startswith("/opt/program:/opt/venv/bin:")
+    assert environment["PYTHONPATH"] == "/opt/program"
+    assert environment["PYTHONUNBUFFERED"] == "1"
+    assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
+    assert environment["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
+    assert environment["NVIDIA_REQUIRE_CUDA"] == ""
+    assert environment["NVIDIA_DISABLE_REQUIRE"] == "true"
+    assert environment["MODEL_PACKAGE"] == "surface_normals"
+    for cache in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR"):
+        assert environment[cache].startswith("/tmp")
+
+
+def test_the_labels_say_what_it_is_and_promise_what_is_tested(config, role):
+    labels = config["Labels"]
+
+    doing = {"train": "training", "serve": "serving"}[role]
+    assert labels["org.opencontainers.image.title"] == f"surface_normals {doing} for Amazon SageMaker"
+    assert labels["org.opencontainers.image.licenses"] == "MIT"
+    assert re.fullmatch(r"([0-9a-f]{40}(-dirty)?)?", labels["org.opencontainers.image.revision"])
+    assert re.fullmatch(r"(https://[^@]+)?", labels["org.opencontainers.image.source"])
+    promises = {name: value for name, value in labels.items() if name.startswith("com.amazonaws")}
+    port = {"com.amazonaws.sagemaker.capabilities.accept-bind-to-port": "true"}
+    assert promises == (port if role == "serve" else {})
+
+
+def test_it_is_for_sagemaker_s_processors_and_not_too_large(engine, name, record_property):
+    image = engine.images.get(name)
+    gigabytes = image.attrs["Size"] / 1e9
+    record_property("image_gigabytes", round(gigabytes, 2))
+
+    assert (image.attrs["Os"], image.attrs["Architecture"]) == ("linux", "amd64")
+    assert gigabytes < LARGEST_GB
+
+
+def test_a_change_of_code_changes_small_layers_only(engine, name):
+    newest_first = [layer["Size"] for layer in engine.images.get(name).history()]
+    packages = newest_first.index(max(newest_first))
+
+    assert sum(newest_first[:packages]) < 5e6
+    assert newest_first[packages] > 1e9
+
+
+def test_nothing_is_where_the_platform_mounts(shell):
+    assert shell("ls -A /opt/ml 2>/dev/null | wc -l") == "0\n"
+    assert shell("ls /opt") == "program\nvenv\n"
+
+
+def test_every_user_may_read_everything_and_nobody_but_root_may_write(shell):
+    assert shell("find /opt ! -type l ! -perm -o=r") == ""
+    assert shell("find /opt -type d ! -perm -o=x") == ""
+    assert shell("find /opt ! -type l -perm /022") == ""
+    assert shell("find /opt ! -user root") == ""
+
+
+def test_the_program_can_be_executed(shell, role):
+    assert shell(f"stat -c %a /opt/program/{role}") == "755\n"
+    assert shell(f"head -1 /opt/program/{role}") == "#!/usr/bin/env python3\n"
+    assert shell(r"grep -rlI $'\r' /opt/program || true") == ""
+
+
+def test_the_program_is_this_checkout_s_and_only_what_the_role_needs(shell, role):
+    printed = shell("cd /opt/program && find . -name '*.pyc' -prune -o -type f -print0 | xargs -0 sha256sum")
+    inside = {path: digest for digest, path in (line.split(maxsplit=1) for line in printed.splitlines())}
+    folders = {path.split("/")[1] for path in inside if path.count("/") > 1}
+    other = {"train": "serving", "serve": "training"}[role]
+
+    assert other not in folders
+    assert "./surface_normals/predictor.py" in inside
+    assert ("./surface_normals/training/loop.py" in inside) == (role == "train")
+    assert not [path for path in inside if "test" in path or "requirements" in path]
+
+
+def test_every_module_is_compiled(shell):
+    count = (
+        "import pathlib as p; print(*(sum(1 for _ in p.Path('/opt').rglob(s)) for s in ('*.py', '*.pyc')))"
+    )
+    sources, compiled = map(int, shell(f'python -c "{count}"').split())
+
+    assert compiled >= sources > 1000
+
+
+def test_the_packages_are_those_of_the_lock_and_no_others(shell, role):
+    listing = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    installed = {
+        re.sub(r"[-_.]+", "-", name).lower(): version
+        for name, version in json.loads(shell(f"python -c '{listing}'")).items()
+    }
+    lock = (CONTAINER / f"requirements/{role}-cu128.lock").read_text()
+    locked = {(match[1], match[2]) for match in re.finditer(r"^([\w.-]+)==([^\s;]+)", lock, re.MULTILINE)}
+
+    assert set(installed.items()) <= locked
+    assert {"torch", "torchvision", "nvidia-ml-py"} <= set(installed)
+    assert ("gunicorn" in installed) == (role == "serve")
+
+
+def test_torch_computes_without_triton_where_it_serves(shell, role):
+    program = (
+        "import torch, torchvision, importlib.util as u\n"
+        "x = torch.nn.functional.conv2d(torch.ones(1, 3, 8, 8), torch.ones(4, 3, 3, 3))\n"
+        "print(int(x.max()), int(torch.linalg.inv(torch.eye(2)).sum()), u.find_spec('triton') is not None)\n"
+    )
+
+    assert shell(f'python -c "{program}"') == f"27 2 {role == 'train'}\n"
+
+
+def test_neither_history_nor_environment_holds_a_secret(engine, name, config):
+    history = [layer["CreatedBy"] for layer in engine.images.get(name).history()]
+    text = "\n".join([*history, *config["Env"], *config["Labels"].values()])
+
+    assert not re.search(r"AKIA[0-9A-Z]{16}|PRIVATE KEY|://[^/\s]+:[^/\s]+@", text)
+    assert not re.search(r"(?i)(password|passwd|secret|token|credential|api_?key)\s*[=:]", text)

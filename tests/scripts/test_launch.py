@@ -1,0 +1,489 @@
+"""launch.py as a process against moto_server: what reaches AWS, what stays at home, what the user reads."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch_deploy import host_ami
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+ROLE = "arn:aws:iam::123456789012:role/sagemaker"
+IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/surface-normals-train@sha256:" + "0" * 64
+TRAIN = (
+    *("train", "--role", ROLE, "--data", "s3://bucket/data/train", "--output", "s3://bucket/models"),
+    *("--image", IMAGE, "--poll-seconds", "0.1"),
+)
+DEPLOY = (
+    *("deploy", "--role", ROLE, "--model-data", "s3://bucket/model.tar.gz", "--image", IMAGE),
+    *("--instance-type", "ml.g4dn.xlarge", "--poll-seconds", "0.1"),
+)
+
+
+def one_line(result):
+    """The only line of a refusal."""
+    assert result.returncode == 1
+    [line] = result.stderr.splitlines()
+    assert line.startswith("launch: ")
+    return line
+
+
+# upload
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in (
+        "train/images/a.jpg",
+        "train/normals/a.png",
+        "dataset.json",
+        ".git/config",
+        "train/.DS_Store",
+    ):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return tmp_path / "data"
+
+
+def test_upload_keeps_the_folders_and_sends_a_file_once(aws, launch, folder):
+    s3 = aws.client("s3")
+    s3.create_bucket(Bucket="bucket")
+
+    first = launch("upload", folder, "s3://bucket/some/prefix/")
+    assert first.returncode == 0, first.stderr
+    assert "3 files" in first.stdout
+    keys = {item["Key"] for item in s3.list_objects_v2(Bucket="bucket")["Contents"]}
+    assert keys == {
+        f"some/prefix/{name}" for name in ("train/images/a.jpg", "train/normals/a.png", "dataset.json")
+    }
+    body = s3.get_object(Bucket="bucket", Key="some/prefix/train/images/a.jpg")["Body"].read()
+    assert body == b"train/images/a.jpg"
+
+    (folder / "dataset.json").write_bytes(b"longer than before")
+    aws.requests.clear()
+    second = launch("upload", folder, "s3://bucket/some/prefix")
+    assert "1 files" in second.stdout
+    assert "2 were there already" in second.stdout
+    assert sum(operation.startswith("PUT") for operation in aws.operations) == 1
+
+
+def test_upload_looks_through_every_page_of_what_is_there(aws, launch, tmp_path):
+    s3 = aws.client("s3")
+    s3.create_bucket(Bucket="bucket")
+    (tmp_path / "many").mkdir()
+    for number in range(8):  # the stand-in lists 3 at once
+        (tmp_path / "many" / str(number)).write_bytes(b"x")
+        s3.put_object(Bucket="bucket", Key=f"many/{number}", Body=b"x")
+    assert "8 were there already" in launch("upload", tmp_path / "many", "s3://bucket/many").stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("bucket/prefix", "s3://BUCKET/PREFIX"),
+        ("s3://Bucket_1/x", "s3://BUCKET/PREFIX"),
+        ("s3://bucket/" + "k" * 1020, "1024"),
+    ],
+)
+def test_upload_refuses_a_bad_target_before_any_call(aws, refused, folder, target, said):
+    assert said in refused("upload", folder, target)
+    assert aws.requests == []
+
+
+def test_upload_refuses_a_folder_that_is_not_there_or_holds_nothing_or_would_lose_files(
+    aws, refused, tmp_path
+):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "images").symlink_to(tmp_path / "empty")
+    assert "is not a folder" in refused("upload", tmp_path / "missing", "s3://bucket/x")
+    assert "no files in" in refused("upload", tmp_path / "empty", "s3://bucket/x")
+    assert "linked/images is a link" in refused("upload", tmp_path / "linked", "s3://bucket/x")
+    assert aws.requests == []
+
+
+def test_upload_to_a_missing_bucket_names_the_reason(refused, folder):
+    assert "NoSuchBucket" in refused("upload", folder, "s3://nowhere/x")
+
+
+# train
+
+
+def test_train_sends_the_whole_job(aws, launch):
+    result = launch(
+        *TRAIN,
+        *("--validation", "s3://bucket/data/validation/", "--checkpoint", "s3://bucket/checkpoints"),
+        *("--channel", "pretrained=s3://bucket/weights"),
+        *(
+            "--hyperparameters",
+            '{"epochs": 20, "flip": false, "size": "tiny"}',
+            "--hyperparameter",
+            "epochs=3",
+        ),
+        *("--instance-type", "ml.g6.2xlarge", "--max-runtime", "3600", "--spot", "--name", "job-1"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "model: s3://bucket/models/job-1/output/model.tar.gz" in result.stdout
+
+    job = aws.client("sagemaker").describe_training_job(TrainingJobName="job-1")
+    assert job["RoleArn"] == ROLE
+    assert job["HyperParameters"] == {"epochs": "3", "flip": "false", "size": "tiny"}
+    assert job["AlgorithmSpecification"]["TrainingImage"] == IMAGE
+    assert job["AlgorithmSpecification"]["TrainingInputMode"] == "File"
+    assert [
+        (channel["ChannelName"], channel["DataSource"]["S3DataSource"]["S3Uri"])
+        for channel in job["InputDataConfig"]
+    ] == [
+        ("train", "s3://bucket/data/train/"),
+        ("validation", "s3://bucket/data/validation/"),
+        ("pretrained", "s3://bucket/weights/"),
+    ]
+    assert job["OutputDataConfig"]["S3OutputPath"] == "s3://bucket/models"
+    assert job["ResourceConfig"] == {
+        "InstanceType": "ml.g6.2xlarge",
+        "InstanceCount": 1,
+        "VolumeSizeInGB": 100,
+    }
+    assert job["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 7200}
+    assert job["EnableManagedSpotTraining"] is True
+    assert job["CheckpointConfig"]["S3Uri"] == "s3://bucket/checkpoints"
+    sent = aws.sent("CreateTrainingJob")
+    assert sent["Environment"] == {"METRICS_PROJECT": "surface-normals"}
+    # moto puts its own metric definitions into what it describes, so look at what was sent.
+    assert all(
+        set(metric) == {"Name", "Regex"} for metric in sent["AlgorithmSpecification"]["MetricDefinitions"]
+    )
+    assert sent["AlgorithmSpecification"]["MetricDefinitions"]
+
+
+def test_train_names_the_job_after_the_project_and_the_time(aws, launch):
+    assert launch(*TRAIN, "--project", "my-model", "--no-wait").returncode == 0
+    name = aws.sent("CreateTrainingJob")["TrainingJobName"]
+    assert name.startswith("my-model-")
+    time.strptime(name.removeprefix("my-model-"), "%Y%m%d-%H%M%S")
+
+
+def at(status, *steps, **more):
+    """What describe_training_job says of a job that has come this far."""
+    transitions = [{"Status": step, "StartTime": 0, "StatusMessage": f"{step} it"} for step in steps]
+    return {"TrainingJobStatus": status, "SecondaryStatusTransitions": transitions, **more}
+
+
+def test_train_prints_each_change_and_ends_with_the_reason_of_a_failure(aws, launch):
+    aws.answers["DescribeTrainingJob"] = [
+        at("InProgress", "Starting"),
+        at("InProgress", "Starting"),
+        {"status": 503},
+        at("InProgress", "Starting", "Downloading", "Training"),
+        at(
+            "Failed", "Starting", "Downloading", "Training", "Failed", FailureReason="ClientError: no picture"
+        ),
+    ]
+    result = launch(*TRAIN, "--name", "job-1")
+    assert result.returncode == 1
+    lines = [line.partition(" ")[2] for line in result.stdout.splitlines()]
+    assert lines == [
+        "training job job-1 is accepted",
+        *(f"{step}: {step} it" for step in ("Starting", "Downloading", "Training", "Failed")),
+    ]
+    assert result.stderr.startswith("launch: training job job-1 is Failed: ClientError: no picture\n")
+    assert "/aws/sagemaker/TrainingJobs" in result.stderr
+
+
+def test_train_goes_on_watching_when_the_line_is_cut(aws, launch):
+    aws.answers["DescribeTrainingJob"] = [at("InProgress", "Starting"), *[None] * 3]  # boto3 tries 3 times
+    result = launch(*TRAIN, "--name", "job-1")
+    assert result.returncode == 0, result.stderr
+    assert "AWS does not answer, trying again" in result.stdout
+    assert "model: s3://bucket/models/job-1/output/model.tar.gz" in result.stdout
+
+
+def test_train_interrupted_says_that_the_job_goes_on(aws, environment):
+    aws.answers["DescribeTrainingJob"] = [at("InProgress", "Starting")] * 1000
+    command = [sys.executable, SCRIPTS / "launch.py", *TRAIN, "--name", "job-1"]
+    watcher = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while "Starting" not in watcher.stdout.readline():
+        assert watcher.poll() is None
+    watcher.send_signal(signal.SIGINT)
+    _, errors = watcher.communicate(timeout=60)
+    assert watcher.returncode == 1
+    assert errors == (
+        "launch: no longer watching; the job goes on. To end it:"
+        " aws sagemaker stop-training-job --training-job-name job-1\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--name", "under_score"), "TrainingJobName: 'under_score'"),
+        (("--name", "n" * 64), "TrainingJobName has 64 characters, the limit is 63"),
+        (("--role", "arn:aws:iam::1:user/me-and-more"), "RoleArn"),
+        (("--output", "/tmp/models"), "OutputDataConfig.S3OutputPath"),
+        (("--data", "./pictures"), "InputDataConfig[0].DataSource.S3DataSource.S3Uri"),
+        (("--image", "x" * 256), "AlgorithmSpecification.TrainingImage has 256 characters, the limit is 255"),
+        (("--max-runtime", str(28 * 24 * 3600 + 1)), "--max-runtime"),
+        (("--max-runtime", "0"), "--max-runtime"),
+        (("--instance-count", "0"), "--instance-count"),
+        (("--hyperparameter", "epochs"), "'epochs' is not NAME=VALUE"),
+        (("--hyperparameter", "epcohs=3"), "'epcohs' is unknown; did you mean 'epochs'?"),
+        (("--hyperparameters", '{"batch_size": "many"}'), "'batch_size' must be an integer"),
+        (("--hyperparameter", "learning-rate=7"), "'learning-rate' must be at most 1.0"),
+        (("--channel", "pre trained=s3://b/w"), "InputDataConfig[1].ChannelName: 'pre trained'"),
+        (("--channel", "pretrained"), "'pretrained' is not NAME=VALUE"),
+        (("--hyperparameters", "epochs: 3"), "not JSON"),
+        (("--hyperparameters", "[3]"), "must be a JSON object"),
+        (("--model-package", "no_such_model"), "no_such_model"),
+    ],
+)
+def test_train_refuses_what_aws_would_refuse_before_any_call(aws, refused, arguments, said):
+    assert said in refused(*TRAIN, *arguments)
+    assert aws.requests == []
+
+
+# deploy, invoke, delete
+
+
+def test_deploy_makes_model_configuration_and_endpoint_and_delete_removes_them(aws, launch):
+    result = launch(*DEPLOY, "--name", "normals", "--startup-timeout", "900")
+    assert result.returncode == 0, result.stderr
+    assert "InService" in result.stdout
+
+    sagemaker = aws.client("sagemaker")
+    container = sagemaker.describe_model(ModelName="normals")["PrimaryContainer"]
+    assert container["Image"] == IMAGE
+    assert container["ModelDataUrl"] == "s3://bucket/model.tar.gz"
+    assert container["Environment"] == {
+        "ENDPOINT_NAME": "normals",
+        "VARIANT_NAME": "AllTraffic",
+        "METRICS_PROJECT": "surface-normals",
+    }
+    [variant] = aws.sent("CreateEndpointConfig")["ProductionVariants"]
+    assert variant == {
+        "VariantName": "AllTraffic",
+        "ModelName": "normals",
+        "InstanceType": "ml.g4dn.xlarge",
+        "InitialInstanceCount": 1,
+        "ContainerStartupHealthCheckTimeoutInSeconds": 900,
+        "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
+        "InferenceAmiVersion": "al2-ami-sagemaker-inference-gpu-3-1",
+    }
+    assert sagemaker.describe_endpoint(EndpointName="normals")["EndpointConfigName"] == "normals"
+
+    aws.requests.clear()
+    deleted = launch("delete", "--endpoint", "normals")
+    assert deleted.returncode == 0, deleted.stderr
+    assert aws.operations == ["DeleteEndpoint", "DeleteEndpointConfig", "DeleteModel"]
+    assert deleted.stdout.count("is deleted") == 3
+    assert not sagemaker.list_endpoints()["Endpoints"]
+    assert not sagemaker.list_models()["Models"]
+
+    again = launch("delete", "--endpoint", "normals")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("is not there") == 3
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "ami"),
+    [
+        ("ml.m5.xlarge", None),
+        ("ml.c7g.large", None),
+        ("ml.g4dn.xlarge", "al2-ami-sagemaker-inference-gpu-3-1"),
+        ("ml.p5en.48xlarge", "al2-ami-sagemaker-inference-gpu-3-1"),
+        ("ml.g6e.xlarge", "al2-ami-sagemaker-inference-gpu-3-1"),
+        ("ml.g7e.2xlarge", "al2023-ami-sagemaker-inference-gpu-4-1"),
+        ("ml.p6-b200.48xlarge", "al2023-ami-sagemaker-inference-gpu-4-1"),
+    ],
+)
+def test_deploy_asks_for_a_host_with_a_driver_for_the_image(instance_type, ami):
+    assert host_ami(instance_type) == ami
+
+
+def test_deploy_on_a_processor_names_no_gpu_host_unless_told_to(launch):
+    for given, sent in ((), None), (("--inference-ami", "some-ami"), "some-ami"):
+        calls = json.loads(launch(*DEPLOY, "--instance-type", "ml.c6i.large", *given, "--dry-run").stdout)
+        assert calls[1]["arguments"]["ProductionVariants"][0].get("InferenceAmiVersion") == sent
+
+
+def test_deploy_takes_the_model_of_a_training_job(aws, launch):
+    assert launch(*TRAIN, "--name", "job-1").returncode == 0
+    job = (*DEPLOY[:3], "--job", "job-1", *DEPLOY[5:], "--name", "normals")
+    assert launch(*job).returncode == 0
+    model = aws.client("sagemaker").describe_model(ModelName="normals")
+    assert model["PrimaryContainer"]["ModelDataUrl"] == "s3://bucket/models/job-1/output/model.tar.gz"
+
+    aws.answers["DescribeTrainingJob"] = [{"TrainingJobStatus": "Failed"}]
+    aws.requests.clear()
+    assert "job-1 is Failed and has no model" in one_line(launch(*job))
+    assert aws.operations == ["DescribeTrainingJob"]
+
+
+def test_deploy_says_why_an_endpoint_failed_and_what_to_check(aws, launch):
+    aws.answers["DescribeEndpoint"] = [
+        {"EndpointStatus": "Creating"},
+        {"EndpointStatus": "Failed", "FailureReason": "did not pass the ping health check"},
+    ]
+    result = launch(*DEPLOY, "--name", "normals")
+    assert result.returncode == 1
+    assert [line.split()[1] for line in result.stdout.splitlines()][1:] == ["Creating", "Failed"]
+    assert result.stderr.startswith(
+        "launch: endpoint normals is Failed: did not pass the ping health check\n"
+    )
+    for clue in ("/aws/sagemaker/Endpoints/normals", "--inference-ami", "delete --endpoint normals"):
+        assert clue in result.stderr
+
+
+def test_deploy_leaves_nothing_behind_when_aws_refuses_a_part(aws, refused):
+    refusal = {"status": 400, "__type": "ResourceLimitExceeded", "message": "0 instances of ml.g4dn.xlarge"}
+    aws.answers["CreateEndpoint"] = [refusal]
+    said = refused(*DEPLOY, "--name", "normals")
+    assert said == "launch: AWS refused CreateEndpoint: ResourceLimitExceeded: 0 instances of ml.g4dn.xlarge"
+    sagemaker = aws.client("sagemaker")
+    assert not sagemaker.list_models()["Models"]
+    assert not sagemaker.list_endpoint_configs()["EndpointConfigs"]
+
+
+def test_deploy_under_a_name_in_use_leaves_what_is_there_alone(aws, launch):
+    assert launch(*DEPLOY, "--name", "normals").returncode == 0
+    aws.answers["CreateModel"] = [
+        {"status": 400, "__type": "ValidationException", "message": "already existing"}
+    ]
+    assert "AWS refused CreateModel" in one_line(launch(*DEPLOY, "--name", "normals"))
+    sagemaker = aws.client("sagemaker")
+    assert sagemaker.describe_endpoint(EndpointName="normals")
+    assert sagemaker.describe_model(ModelName="normals")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--name", "bad.name"), "ModelName: 'bad.name'"),
+        (("--name", "n" * 64), "ModelName has 64 characters"),
+        (("--startup-timeout", "30"), "ContainerStartupHealthCheckTimeoutInSeconds"),
+        (("--startup-timeout", "3601"), "is 3601, above 3600"),
+        (("--model-data", "s3://bucket/model/"), "is not an s3://.../model.tar.gz"),
+        (("--instance-count", "0"), "--instance-count"),
+    ],
+)
+def test_deploy_refuses_what_aws_would_refuse_before_any_call(aws, refused, arguments, said):
+    assert said in refused(*DEPLOY, *arguments)
+    assert aws.requests == []
+
+
+def test_invoke_writes_the_answer_where_it_was_called(aws, launch, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "photo.jpg").write_bytes(b"\xff\xd8 a picture")
+    aws.answers["POST /endpoints/normals/invocations"] = [b"\x89PNG lilac"]
+    answer = launch("invoke", "--endpoint", "normals", tmp_path / "pictures/photo.jpg")
+    assert answer.returncode == 0, answer.stderr
+    assert (tmp_path / "photo-normals.png").read_bytes() == b"\x89PNG lilac"
+    assert answer.stdout == "photo-normals.png: image/png, 10 bytes\n"
+    assert aws.requests == [("POST /endpoints/normals/invocations", b"\xff\xd8 a picture")]
+
+
+def test_invoke_asks_for_what_the_output_file_is(launch, tmp_path):
+    (tmp_path / "photo.webp").write_bytes(b"a picture")
+    [call] = json.loads(
+        launch("invoke", "--endpoint", "e", tmp_path / "photo.webp", "--output", "n.npy", "--dry-run").stdout
+    )
+    assert call == {
+        "client": "sagemaker-runtime",
+        "method": "invoke_endpoint",
+        "arguments": {
+            "EndpointName": "e",
+            "ContentType": "image/webp",
+            "Accept": "application/x-npy",
+            "Body": "<9 bytes>",
+        },
+    }
+
+
+def test_invoke_shows_the_models_own_words(aws, launch, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"not a picture")
+    aws.answers["POST /endpoints/normals/invocations"] = [
+        {
+            "status": 424,
+            "__type": "ModelError",
+            "Message": "Received client error (400) from primary",
+            "OriginalStatusCode": 400,
+            "OriginalMessage": json.dumps({"error": "bad_request", "message": "not a JPEG, PNG or WebP"}),
+        }
+    ]
+    said = one_line(launch("invoke", "--endpoint", "normals", tmp_path / "photo.jpg"))
+    assert said == "launch: the model answered 400: not a JPEG, PNG or WebP"
+    assert not (tmp_path / "photo-normals.png").exists()
+
+
+def test_invoke_refuses_before_any_call(aws, refused, tmp_path):
+    (tmp_path / "big.jpg").write_bytes(bytes(26 * 2**20))
+    (tmp_path / "photo.tif").write_bytes(b"x")
+    assert "an endpoint takes 25 MB" in refused("invoke", "--endpoint", "e", tmp_path / "big.jpg")
+    assert "--content-type" in refused("invoke", "--endpoint", "e", tmp_path / "photo.tif")
+    assert "No such file" in refused("invoke", "--endpoint", "e", tmp_path / "none.jpg")
+    assert "EndpointName" in refused(
+        "invoke", "--endpoint", "a_b", tmp_path / "photo.tif", "--content-type", "image/tiff"
+    )
+    assert aws.requests == []
+
+
+def test_delete_stops_at_a_refusal(aws, launch):
+    aws.answers["DeleteEndpoint"] = [{"status": 400, "__type": "AccessDeniedException", "message": "not you"}]
+    assert "AWS refused DeleteEndpoint: AccessDeniedException" in one_line(
+        launch("delete", "--endpoint", "normals")
+    )
+    assert aws.operations == ["DeleteEndpoint"]
+
+
+# every verb
+
+
+def test_dry_run_prints_the_calls_and_makes_none(aws, launch, folder, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"x")
+    verbs = {
+        ("upload", folder, "s3://bucket/x"): ["list_objects_v2", *["upload_file"] * 3],
+        TRAIN: ["create_training_job"],
+        DEPLOY: ["create_model", "create_endpoint_config", "create_endpoint"],
+        ("deploy", "--role", ROLE, "--job", "j", "--image", IMAGE): [
+            "describe_training_job",
+            *("create_model", "create_endpoint_config", "create_endpoint"),
+        ],
+        ("invoke", "--endpoint", "e", tmp_path / "photo.jpg"): ["invoke_endpoint"],
+        ("delete", "--endpoint", "e"): ["delete_endpoint", "delete_endpoint_config", "delete_model"],
+    }
+    for arguments, methods in verbs.items():
+        # Not even a region or a key is needed.
+        result = launch(
+            *arguments, "--dry-run", AWS_REGION=None, AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None
+        )
+        assert result.returncode == 0, result.stderr
+        assert [call["method"] for call in json.loads(result.stdout)] == methods
+    assert aws.requests == []
+    assert not (tmp_path / "photo-normals.png").exists()
+
+
+def test_what_a_dry_run_prints_is_what_is_sent(aws, launch):
+    [printed] = json.loads(launch(*TRAIN, "--name", "job-1", "--dry-run").stdout)
+    assert launch(*TRAIN, "--name", "job-1").returncode == 0
+    assert aws.sent("CreateTrainingJob") == printed["arguments"]
+
+
+def test_missing_credentials_region_and_digest_are_one_line_each(launch):
+    assert "no AWS credentials" in one_line(
+        launch(*TRAIN, AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
+    )
+    assert "no AWS region" in one_line(launch(*TRAIN, AWS_REGION=None))
+
+
+def test_a_refusal_of_aws_is_one_line(aws, launch):
+    refusal = {"status": 400, "__type": "AccessDeniedException", "message": "User: me is not authorized"}
+    aws.answers["CreateTrainingJob"] = [refusal]
+    assert one_line(launch(*TRAIN)) == (
+        "launch: AWS refused CreateTrainingJob: AccessDeniedException: User: me is not authorized"
+    )

@@ -1,0 +1,318 @@
+"""push.py as a process: real git, a real engine and registry, images of a few bytes, ECR's own calls to moto."""
+
+import base64
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import uuid
+from pathlib import Path
+
+import docker
+import pytest
+
+PUSH = Path(__file__).resolve().parents[2] / "scripts" / "push.py"
+DOCKER = os.environ.get("DOCKER", "docker")
+ECR_HOST = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+class Checkout:
+    """A repository of its own with push.py in it: the script asks the git checkout that it stands in."""
+
+    def __init__(self, root, environment):
+        self.root = root
+        self.environment = environment
+        (root / "scripts").mkdir(parents=True)
+        shutil.copy(PUSH, root / "scripts")
+        (root / ".gitignore").write_text("*.digest\n")
+        self.git("init", "--quiet")
+        self.commit()
+
+    def git(self, *arguments):
+        identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+        command = ["git", "-C", str(self.root), *identity, *arguments]
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    def commit(self):
+        self.git("add", ".")
+        self.git("commit", "--quiet", "--allow-empty", "--message", "a state")
+
+    @property
+    def revision(self):
+        return self.git("rev-parse", "HEAD")
+
+    def digests(self):
+        return {path.stem: path.read_text() for path in self.root.glob("*.digest")}
+
+    def push(self, *arguments):
+        command = [sys.executable, str(self.root / "scripts" / "push.py"), "--docker", DOCKER, *arguments]
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def refused(self, *arguments):
+        """The one line with which push.py ends, having left no digest."""
+        result = self.push(*arguments)
+        assert result.returncode == 1, result.stdout
+        assert self.digests() == {}
+        assert "Traceback" not in result.stderr
+        line = result.stderr.splitlines()[-1]
+        assert line.startswith("push: ")
+        return line
+
+
+@pytest.fixture
+def checkout(environment, tmp_path):
+    return Checkout(tmp_path / "checkout", environment)
+
+
+@pytest.fixture
+def images():
+    """Makes PROJECT-train:local and PROJECT-serve:local of nothing but a label, under a project of their own."""
+    engine = docker.from_env()
+    project = f"push-test-{uuid.uuid4().hex[:8]}"
+    made = set()
+
+    def make(revision, roles=("train", "serve"), content=b"", processor="amd64"):
+        for role in roles:
+            labels = {"org.opencontainers.image.revision": revision} if revision else {}
+            archive = saved_image(f"{project}-{role}:local", labels, role.encode() + content, processor)
+            made.update(image.id for image in engine.images.load(archive))
+        return project
+
+    yield make
+    for image_id in made:
+        engine.images.remove(image_id, force=True)
+    engine.close()
+
+
+def saved_image(name, labels, content, processor):
+    """An image of one file, as `docker save` would write it."""
+    layer = packed({"content": content})
+    config = {
+        "architecture": processor,
+        "os": "linux",
+        "config": {"Labels": labels},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    files = {"config.json": config, "manifest.json": manifest}
+    return packed({"layer.tar": layer} | {name: json.dumps(value).encode() for name, value in files.items()})
+
+
+def packed(files):
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return archive.getvalue()
+
+
+@pytest.fixture
+def log_in(registry, environment):
+    """Does what `docker login` does for a machine without a credential store."""
+
+    def log_in(password=registry.password):
+        token = base64.b64encode(f"{registry.user}:{password}".encode()).decode()
+        folder = Path(environment["DOCKER_CONFIG"])
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({"auths": {registry.host: {"auth": token}}}))
+
+    return log_in
+
+
+def head(registry, repository, tag):
+    return registry.request("HEAD", f"{repository}/manifests/{tag}", headers={"Accept": DOCKER_MANIFEST})
+
+
+# what needs no engine
+
+
+def test_a_dirty_tree_is_refused_before_anything_else(checkout):
+    (checkout.root / "new.py").write_text("a file that git does not know")
+    line = checkout.refused("--docker", "no-such-program")
+    assert "1 uncommitted change(s), the first 'new.py'" in line
+    assert "--allow-dirty" in line
+
+
+def test_outside_of_git_there_is_no_tag(checkout):
+    shutil.rmtree(checkout.root / ".git")
+    assert "not a git repository" in checkout.refused()
+
+
+def test_a_missing_docker_client_is_named(checkout):
+    assert "no program 'no-such-program'" in checkout.refused("--docker", "no-such-program")
+
+
+def test_a_project_that_cannot_be_a_repository_is_refused(checkout):
+    result = checkout.push("--project", "Surface_Normals")
+    assert result.returncode == 2
+    assert "--project 'Surface_Normals'" in result.stderr
+
+
+@pytest.mark.docker(images=False)
+def test_an_engine_that_does_not_answer_is_one_line(checkout):
+    checkout.environment["DOCKER_HOST"] = "unix:///nowhere.sock"
+    assert "no Docker engine answers at unix:///nowhere.sock" in checkout.refused()
+
+
+# what needs the engine and a registry
+
+
+@pytest.mark.docker(images=False)
+def test_both_images_are_pushed_once_and_their_digests_written(checkout, images, registry, log_in):
+    log_in()
+    project = images(checkout.revision)
+    result = checkout.push("--project", project, "--registry", registry.host)
+    assert result.returncode == 0, result.stderr
+
+    tag = checkout.revision[:12]
+    written = checkout.digests()
+    for role in ("train", "serve"):
+        answer = head(registry, f"{project}-{role}", tag)
+        assert answer.headers["Content-Type"] == DOCKER_MANIFEST
+        assert (
+            written[role] == f"{registry.host}/{project}-{role}@{answer.headers['Docker-Content-Digest']}\n"
+        )
+    assert written["train"] != written["serve"]
+
+    # The second time nothing is sent, not even when the image was built anew: the tag is the revision's.
+    images(checkout.revision, content=b"another build")
+    again = checkout.push("--project", project, "--registry", registry.host)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("is there already") == 2
+    assert "pushing" not in again.stdout
+    assert checkout.digests() == written
+
+
+@pytest.mark.docker(images=False)
+def test_no_login_and_a_wrong_password_are_told_apart(checkout, images, registry, log_in):
+    project = images(checkout.revision)
+    assert "no basic auth credentials" in checkout.refused("--project", project, "--registry", registry.host)
+    log_in("wrong")
+    line = checkout.refused("--project", project, "--registry", registry.host)
+    assert "unauthorized: authentication required" in line
+    assert f"docker login {registry.host}" in line
+
+
+@pytest.mark.docker(images=False)
+def test_images_that_are_missing_or_of_another_revision_or_processor_are_refused(checkout, images, registry):
+    where = ("--registry", registry.host)
+    assert "run `make build` first" in checkout.refused("--project", "never-built", *where)
+
+    project = images(checkout.revision, roles=["train"])
+    assert f"no image {project}-serve:local" in checkout.refused("--project", project, *where)
+
+    for label in ("", "unknown", f"{checkout.revision}-dirty"):
+        images(label)
+        assert "not " + checkout.revision[:12] in checkout.refused("--project", project, *where)
+    images(checkout.revision)
+    checkout.commit()
+    assert "run `make build`" in checkout.refused("--project", project, *where)
+
+    images(checkout.revision, processor="arm64")
+    assert "is for arm64" in checkout.refused("--project", project, *where)
+
+
+@pytest.mark.docker(images=False)
+def test_uncommitted_changes_are_pushed_on_demand_under_a_tag_of_their_own(
+    checkout, images, registry, log_in
+):
+    log_in()
+    (checkout.root / "new.py").write_text("not committed")
+    pushed = set()
+    for content in (b"first", b"second"):
+        project = images(f"{checkout.revision}-dirty", content=content)
+        result = checkout.push("--project", project, "--registry", registry.host, "--allow-dirty")
+        assert result.returncode == 0, result.stderr
+        pushed.add(checkout.digests()["train"])
+    assert len(pushed) == 2
+    tags = registry.request("GET", f"{project}-train/tags/list").json()["tags"]
+    assert len(tags) == 2
+    assert all(tag.startswith(f"{checkout.revision[:12]}-dirty-") for tag in tags)
+
+
+@pytest.mark.docker(images=False)
+def test_an_oci_manifest_is_refused(checkout, images, registry, log_in):
+    log_in()
+    project = images(checkout.revision)
+    config = b'{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}'
+    digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
+    upload = (
+        registry.request("POST", f"{project}-train/blobs/uploads/").headers["Location"].partition("/v2/")[2]
+    )
+    assert registry.request("PUT", f"{upload}&digest={digest}", data=config).status_code == 201
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": digest,
+            "size": len(config),
+        },
+        "layers": [],
+    }
+    put = registry.request(
+        "PUT",
+        f"{project}-train/manifests/{checkout.revision[:12]}",
+        data=json.dumps(manifest),
+        headers={"Content-Type": OCI_MANIFEST},
+    )
+    assert put.status_code == 201
+
+    line = checkout.refused("--project", project, "--registry", registry.host)
+    assert f"is a {OCI_MANIFEST}" in line
+    assert "--provenance=false" in line
+
+
+# ECR
+
+
+@pytest.mark.docker(images=False)
+def test_ecr_gets_its_repositories_and_the_images(checkout, images, registry, aws):
+    aws.rewrites[ECR_HOST] = registry.host
+    project = images(checkout.revision)
+    result = checkout.push("--project", project)
+    assert result.returncode == 0, result.stderr
+
+    ecr = aws.client("ecr")
+    repositories = {item["repositoryName"]: item for item in ecr.describe_repositories()["repositories"]}
+    assert set(repositories) == {f"{project}-train", f"{project}-serve"}
+    for item in repositories.values():
+        assert item["imageTagMutability"] == "IMMUTABLE"
+        assert item["imageScanningConfiguration"] == {"scanOnPush": True}
+    for role, digest in checkout.digests().items():
+        answer = head(registry, f"{project}-{role}", checkout.revision[:12])
+        assert digest == f"{registry.host}/{project}-{role}@{answer.headers['Docker-Content-Digest']}\n"
+    assert not Path(checkout.environment["DOCKER_CONFIG"]).exists()  # the password is kept nowhere
+
+    aws.requests.clear()
+    assert checkout.push("--project", project).returncode == 0
+    assert "CreateRepository" not in aws.operations
+
+
+@pytest.mark.docker(images=False)
+def test_what_aws_refuses_is_one_line(checkout, images, aws):
+    project = images(checkout.revision)
+    refusal = {
+        "status": 400,
+        "__type": "AccessDeniedException",
+        "message": "you may not ecr:CreateRepository",
+    }
+    aws.answers["CreateRepository"] = [refusal]
+    assert "ecr:CreateRepository" in checkout.refused("--project", project)
+
+    del checkout.environment["AWS_ACCESS_KEY_ID"]
+    assert "no AWS credentials" in checkout.refused("--project", project)
+    del checkout.environment["AWS_REGION"]
+    assert "no AWS region" in checkout.refused("--project", project)

@@ -1,0 +1,77 @@
+"""The batch queue by itself, with plain functions as the model."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from serving.batching import Batcher
+
+
+class RecordingModel:
+    """Doubles, and remembers its batches. It starts when told to, so that inputs can gather."""
+
+    def __init__(self, double=lambda inputs: [2 * value for value in inputs]):
+        self.batches = []
+        self.double = double
+
+    def __call__(self, inputs):
+        self.batches.append(inputs)
+        return self.double(inputs)
+
+
+def run(model, inputs, max_batch=4):
+    """Submit all inputs, then start the thread; the futures in order, and the depths that were told."""
+    depths = []
+    batcher = Batcher(model, max_batch=max_batch, queue_changed=depths.append)
+    futures = [batcher.submit(value) for value in inputs]
+    threading.Thread(target=batcher.run, daemon=True).start()
+    return futures, depths
+
+
+def results(futures):
+    return [future.result(timeout=5) for future in futures]
+
+
+def test_what_waits_goes_together_up_to_the_limit_and_in_order():
+    model = RecordingModel()
+    futures, depths = run(model, [1, 2, 3, 4, 5, 6])
+    assert results(futures) == [2, 4, 6, 8, 10, 12]
+    assert model.batches == [[1, 2, 3, 4], [5, 6]]
+    assert depths == [1, 2, 3, 4, 5, 6, 2, 0]
+
+
+def test_only_inputs_of_one_shape_share_a_batch_and_the_oldest_goes_first():
+    small, large = np.ones((2, 2)), np.ones((3, 3))
+    model = RecordingModel()
+    futures, _ = run(model, [small, large, small, large])
+    assert [result.shape for result in results(futures)] == [(2, 2), (3, 3), (2, 2), (3, 3)]
+    assert [[value.shape for value in batch] for batch in model.batches] == [[(2, 2)] * 2, [(3, 3)] * 2]
+
+
+def test_a_poisoned_input_fails_alone():
+    def double(inputs):
+        if 13 in inputs:
+            raise KeyError("poison")
+        return [2 * value for value in inputs]
+
+    futures, _ = run(RecordingModel(double), [1, 2, 13, 4])
+    with pytest.raises(KeyError, match="poison"):
+        futures.pop(2).result(timeout=5)
+    assert results(futures) == [2, 4, 8]
+
+
+def test_a_wrong_number_of_outputs_names_both():
+    futures, _ = run(RecordingModel(lambda inputs: [*inputs, 0]), [1])
+    with pytest.raises(RuntimeError, match="2 outputs for 1 inputs"):
+        results(futures)
+
+
+def test_a_cancelled_input_is_dropped():
+    model = RecordingModel()
+    batcher = Batcher(model, max_batch=4, queue_changed=lambda depth: None)
+    gone, stays = batcher.submit(1), batcher.submit(2)
+    gone.cancel()
+    threading.Thread(target=batcher.run, daemon=True).start()
+    assert stays.result(timeout=5) == 4
+    assert model.batches == [[2]]

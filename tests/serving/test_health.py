@@ -1,0 +1,159 @@
+"""/ping over a server's life: loading, ready, failing, draining, and workers that die."""
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+
+def test_ping_is_503_while_the_model_loads_and_200_after(start_server):
+    server = start_server(model={"factor": 2, "load_seconds": 1.5}, ready=False)
+    status, body = server.wait_for("loading")
+    assert status == 503
+    assert body["uptime_seconds"] < 1.5
+    early = server.invoke([1])
+    assert early.status_code == 503
+    assert "loading" in early.json()["message"]
+    assert early.headers["Retry-After"] == "1"
+    status, body = server.wait_for("ready")
+    assert status == 200
+    assert body["uptime_seconds"] >= 1.5
+    assert server.invoke([1]).json() == [2]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+def test_ping_takes_every_method_that_a_prober_may_use(shared_server, method):
+    answer = requests.request(method, f"{shared_server.url}/ping", timeout=5)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "application/json"
+
+
+def test_all_workers_are_ready_before_the_server_is(start_server):
+    """The worker that is ready answers for the other too, whose load takes its time."""
+    server = start_server(
+        model={"factor": 2, "load_seconds": 1.0}, ready=False, SAGEMAKER_MODEL_SERVER_WORKERS=2
+    )
+    server.wait_for("loading")
+    _, second = server.children()
+    os.kill(second, signal.SIGSTOP)
+    try:
+        status, body = server.wait_for("waiting")
+        assert status == 503
+        assert body["reason"] == "1 of 2 workers are ready"
+    finally:
+        os.kill(second, signal.SIGCONT)
+    assert server.wait_for("ready")[0] == 200
+
+
+def test_failed_predictions_in_a_row_make_ping_fail_until_one_succeeds(start_server):
+    server = start_server(MAX_CONSECUTIVE_FAILURES=3)
+    assert server.invoke([1e7]).status_code == 500
+    assert server.invoke([1e7]).status_code == 500
+    assert server.invoke([1]).status_code == 200
+    for _ in range(2):
+        server.invoke([1e7])
+    assert server.ping()[0] == 200
+    assert server.invoke([1e7]).status_code == 500
+    status, body = server.ping()
+    assert (status, body["state"]) == (503, "failing")
+    assert "overflow inside the model" in body["reason"]
+    assert server.invoke([1]).status_code == 200
+    assert server.ping()[0] == 200
+
+
+def test_a_cuda_error_makes_ping_fail_at_once_and_for_good(start_server):
+    server = start_server()
+    assert server.invoke({"fail": "CUDA error: an illegal memory access"}).status_code == 500
+    assert server.ping()[1]["state"] == "failing"
+    server.invoke([1])
+    assert server.ping()[1]["state"] == "failing"
+    assert "illegal memory access" in server.ping()[1]["reason"]
+
+
+def test_the_clients_mistakes_never_make_ping_fail(start_server):
+    server = start_server(MAX_CONSECUTIVE_FAILURES=1)
+    for _ in range(3):
+        assert server.post(b"{", {"Content-Type": "application/json"}).status_code == 400
+        assert server.post(b"", {"Content-Type": "image/gif"}).status_code == 415
+    assert server.ping()[0] == 200
+
+
+def test_a_broken_worker_is_known_to_the_others(start_server):
+    server = start_server(SAGEMAKER_MODEL_SERVER_WORKERS=2)
+    server.invoke({"fail": "CUDA error: device lost"})
+    states = {server.ping()[1]["state"] for _ in range(20)}
+    assert states <= {"failing", "waiting"}
+
+
+def test_a_worker_that_dies_is_replaced_three_times_then_the_container_ends(start_server):
+    server = start_server()
+    for _ in range(3):
+        (worker,) = server.children()
+        os.kill(worker, signal.SIGKILL)
+        server.wait_for("ready")
+        end = time.monotonic() + 10
+        while server.children() in ([], [worker]):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        server.wait_for("ready")
+    assert server.invoke([1]).json() == [2]
+    (worker,) = server.children()
+    os.kill(worker, signal.SIGKILL)
+    assert server.exit_code() == 1
+    assert "died 4 times" in server.log.splitlines()[-1]
+
+
+def test_a_worker_that_is_being_replaced_is_missed(start_server):
+    server = start_server(model={"factor": 2, "load_seconds": 1}, SAGEMAKER_MODEL_SERVER_WORKERS=2)
+    os.kill(server.children()[0], signal.SIGKILL)
+    end = time.monotonic() + 5
+    while server.ping()[0] == 200:
+        assert time.monotonic() < end
+    # Whoever answers, the old worker or the new one: a worker is missing.
+    assert {server.ping()[0] for _ in range(10)} == {503}
+    server.wait_for("ready")
+
+
+def test_the_figures_of_a_dead_worker_do_not_stay(start_server):
+    server = start_server()
+    with ThreadPoolExecutor() as pool:
+        cut = pool.submit(server.invoke, {"sleep": 10})
+        server.wait_for_metric("inference_in_flight_requests", 1)
+        os.kill(server.children()[0], signal.SIGKILL)
+        with pytest.raises(requests.ConnectionError):
+            cut.result()
+    server.wait_for("ready")
+    server.wait_for_metric("inference_in_flight_requests", 0)
+
+
+def test_sigterm_fails_ping_at_once_and_lets_running_requests_end(start_server):
+    server = start_server()
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(server.invoke, {"sleep": 5})
+        server.wait_for_metric("inference_in_flight_requests", 1)
+        server.process.send_signal(signal.SIGTERM)
+        stopped = time.monotonic()
+        status, _ = server.wait_for("draining", seconds=1)
+        assert status == 503
+        # Whoever has not heard yet may still come for a moment, is told to go away later, never cut.
+        assert not running.done()
+        late = pool.submit(server.invoke, [1])
+        time.sleep(2.5)
+        refused = server.invoke([1])
+        assert refused.status_code == 503
+        assert "shutting down" in refused.json()["message"]
+        assert running.result().status_code == 200
+        assert running.result().json() == [5]
+        assert late.result().json() == [2]
+    assert server.exit_code(10) == 0
+    assert time.monotonic() - stopped < 12
+
+
+def test_sigterm_while_loading_ends_the_container_soon(start_server):
+    server = start_server(model={"factor": 2, "load_seconds": 20}, ready=False)
+    server.wait_for("loading")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.exit_code(5) == 0

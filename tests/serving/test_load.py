@@ -1,0 +1,95 @@
+"""Many requests at once: batches, a full queue, deadlines, /ping beside them, and figures that add up."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import requests
+
+
+def test_requests_that_wait_go_through_the_model_together(start_server):
+    server = start_server(MAX_BATCH=4)
+    with ThreadPoolExecutor(20) as pool:
+        blocker = pool.submit(server.invoke, {"sleep": 1})
+        server.wait_for_metric("inference_in_flight_requests", 1)
+        answers = [pool.submit(server.invoke, [n]) for n in range(8)]
+        server.wait_for_metric("inference_queue_depth", 8)
+        assert [answer.result().json() for answer in answers] == [[2 * n] for n in range(8)]
+        assert blocker.result().json() == [1]
+    figures = server.metrics()
+    assert figures["inference_batch_size_sum"] == 9
+    assert figures["inference_batch_size_count"] == 3
+    assert figures["inference_queue_depth"] == 0
+    assert figures["inference_in_flight_requests"] == 0
+
+
+def test_a_poisoned_request_fails_alone(start_server):
+    server = start_server()
+    with ThreadPoolExecutor(20) as pool:
+        blocker = pool.submit(server.invoke, {"sleep": 1})
+        server.wait_for_metric("inference_in_flight_requests", 1)
+        answers = [pool.submit(server.invoke, [1e7 if n == 3 else n]) for n in range(6)]
+        server.wait_for_metric("inference_queue_depth", 6)
+        statuses = [answer.result().status_code for answer in answers]
+        assert blocker.result().status_code == 200
+    assert statuses == [200, 200, 200, 500, 200, 200]
+
+
+def test_a_full_queue_refuses_at_once_and_ping_answers_beside_it(start_server):
+    server = start_server(MAX_QUEUE=4)
+    with ThreadPoolExecutor(40) as pool:
+        running = [pool.submit(server.invoke, {"sleep": 3})]
+        server.wait_for_metric("inference_batch_size_count", 1)
+        running += [pool.submit(server.invoke, {"sleep": 0}) for _ in range(3)]
+        server.wait_for_metric("inference_queue_depth", 3)
+        crowd = [pool.submit(server.post, b" " * 1_000_000) for _ in range(30)]
+        pings = []
+        while not all(answer.done() for answer in crowd) or len(pings) < 10:
+            sent = time.monotonic()
+            assert server.ping()[0] == 200
+            pings.append(time.monotonic() - sent)
+        assert max(pings) < 2
+        assert not running[0].done()  # so all were refused while the queue was full
+        assert {answer.result().status_code for answer in crowd} == {503}
+        assert crowd[0].result().headers["Retry-After"] == "1"
+        assert crowd[0].result().json()["max_queue"] == 4
+        assert [answer.result().status_code for answer in running] == [200] * 4
+
+
+def test_a_request_past_its_deadline_is_504_and_spares_the_model(start_server):
+    server = start_server(REQUEST_TIMEOUT_SECONDS=1)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(server.invoke, {"sleep": 2})
+        server.wait_for_metric("inference_batch_size_count", 1)
+        sent = time.monotonic()
+        waiting = server.invoke([1])
+        took = time.monotonic() - sent
+    assert waiting.status_code == running.result().status_code == 504
+    assert "REQUEST_TIMEOUT_SECONDS" in waiting.json()["message"]
+    assert 0.9 < took < 2
+    time.sleep(1.2)  # until the model is free again
+    assert server.invoke([1]).json() == [2]
+    assert server.metrics()["inference_batch_size_sum"] == 2
+
+
+def test_the_figures_of_two_workers_add_up_whichever_is_asked(start_server):
+    server = start_server(SAGEMAKER_MODEL_SERVER_WORKERS=2)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(server.invoke, [[1]] * 30 + [{}] * 5))
+    assert [answer.status_code for answer in answers].count(200) == 30
+    for _ in range(6):
+        figures = server.metrics()
+        assert figures['inference_requests_total{code="200"}'] == 30
+        assert figures['inference_requests_total{code="500"}'] == 5
+        assert figures["inference_request_seconds_count"] == 35
+        assert figures['inference_stage_seconds_count{stage="decode"}'] == 35
+        assert figures['inference_stage_seconds_count{stage="encode"}'] == 30
+
+
+def test_metrics_end_with_what_the_gpu_sampler_wrote_and_are_cheap(start_server):
+    server = start_server()
+    (run_directory,) = (server.base / "tmp").iterdir()
+    (run_directory / "gpus.prom").write_text('gpu_power_watts{gpu="0"} 71.5\n')
+    assert server.metrics()['gpu_power_watts{gpu="0"}'] == 71.5
+    answer = requests.get(f"{server.url}/metrics", timeout=5)
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert answer.elapsed.total_seconds() < 0.1

@@ -1,0 +1,63 @@
+import math
+
+import numpy as np
+import pytest
+
+from surface_normals.training.evaluation import (
+    AngularErrors,
+    angular_error_degrees,
+    evaluate_constant,
+    metric_name,
+)
+
+FACING = np.array([0, 0, -1], np.float32)
+
+
+def hemisphere(side=801):
+    """Normals of a sphere seen from far away, and where it is: the angle to the viewer is asin(radius)."""
+    x, y = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side))
+    inside = x**2 + y**2 < 1
+    z = -np.sqrt(np.where(inside, 1 - x**2 - y**2, 0))
+    return np.stack([x, y, z], axis=2).astype(np.float32) * inside[:, :, None], inside
+
+
+def test_a_sphere_against_a_constant_scores_what_geometry_says():
+    normals, inside = hemisphere()
+    metrics = evaluate_constant(FACING, [(normals, inside)])
+    # Area within t degrees of the viewer is sin(t)^2 of the disc; mean and median are 45 degrees.
+    assert metrics["mean_angular_error"] == pytest.approx(45, abs=0.1)
+    assert metrics["median_angular_error"] == pytest.approx(45, abs=0.1)
+    for threshold in (5, 7.5, 11.25, 22.5, 30):
+        expected = 100 * math.sin(math.radians(threshold)) ** 2
+        assert metrics[metric_name(threshold)] == pytest.approx(expected, abs=0.1)
+
+
+def test_pictures_are_pooled_not_averaged():
+    wall, floor = np.array([0, 0, -1], np.float32), np.array([0, -1, 0], np.float32)
+    errors = AngularErrors()
+    errors.add(np.tile(FACING, (1, 9, 1)), np.tile(wall, (1, 9, 1)), np.ones((1, 9), bool))
+    errors.add(np.tile(FACING, (1, 1, 1)), np.tile(floor, (1, 1, 1)), np.ones((1, 1), bool))
+    metrics = errors.metrics()
+    assert metrics["mean_angular_error"] == pytest.approx(9)
+    assert metrics["rmse_angular_error"] == pytest.approx(math.sqrt(90**2 / 10))
+    assert metrics["percent_below_5"] == pytest.approx(90)
+    assert metrics["median_angular_error"] == pytest.approx(0, abs=1e-3)
+
+
+def test_thresholds_are_strict():
+    exactly_30 = np.array([[[math.sin(math.radians(30.0001)), 0, -math.cos(math.radians(30.0001))]]])
+    assert evaluate_constant(FACING, [(exactly_30, np.ones((1, 1), bool))])["percent_below_30"] == 0
+
+
+def test_only_valid_pixels_count():
+    normals, inside = hemisphere(101)
+    noisy = np.where(inside[:, :, None], normals, 7.0).astype(np.float32)
+    assert evaluate_constant(FACING, [(noisy, inside)]) == evaluate_constant(FACING, [(normals, inside)])
+    with pytest.raises(ValueError, match="no valid pixel"):
+        evaluate_constant(FACING, [(normals, np.zeros_like(inside))])
+
+
+def test_tiny_angles_are_not_lost_to_rounding():
+    a = np.array([[0, 0, -1.0]])
+    b = np.array([[math.sin(1e-6), 0, -math.cos(1e-6)]])
+    assert angular_error_degrees(a, b)[0] == pytest.approx(math.degrees(1e-6), rel=1e-6)
