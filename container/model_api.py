@@ -4,8 +4,8 @@ A model package (its name is in MODEL_PACKAGE, default `surface_normals`) offers
 
 `<package>.training`
     `Config`   a frozen dataclass: the hyperparameters. Every field has a default, a plain
-               type (bool, int, float, str) and, in its metadata, `help`, and where they
-               apply `minimum`, `maximum` (inclusive) or `choices`.
+               type (bool, int, float, str, `X | None` or `tuple[X, ...]` of one) and, in its
+               metadata, `help`, and where they apply `minimum`, `maximum` (inclusive) or `choices`.
     `train`    does the work; see `Train`.
 `<package>.predictor`
     `load`     `load(model_dir)` returns a `Predictor`: weights on the device and one

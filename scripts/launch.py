@@ -61,7 +61,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         added = verbs.add_parser(name, help=verb.HELP, description=verb.HELP)
         verb.add_arguments(added)
         added.add_argument(
-            "--region", default=os.environ.get("AWS_REGION"), help="default: your AWS profile's"
+            "--region", default=os.environ.get("AWS_REGION") or None, help="default: your AWS profile's"
         )
         added.add_argument("--dry-run", action="store_true", help="print the calls as JSON and make none")
     return parser.parse_args(arguments)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -30,11 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", help="default: PROJECT and the time")
     add("--hyperparameter", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
     add("--hyperparameters", default="{}", metavar="JSON", help="the same as one JSON object")
-    add(
-        "--model-package",
-        default="surface_normals",
-        help="the folder in container/ that the image was built with",
-    )
+    package = os.environ.get("MODEL_PACKAGE") or "surface_normals"
+    add("--model-package", default=package, help="the folder in container/ that the image was built with")
     add("--instance-type", default="ml.g5.xlarge")
     add("--instance-count", type=int, default=1)
     add(

@@ -79,7 +79,11 @@ def parse_options() -> argparse.Namespace:
     add("--project", default="surface-normals", help="PROJECT-train and PROJECT-serve are pushed")
     add("--docker", default="docker", help="the client whose context names the engine")
     add("--registry", metavar="HOST[:PORT]", help="push here, with your own `docker login`, not to ECR")
-    add("--region", default=os.environ.get("AWS_REGION"), help="of ECR; default: what your AWS profile says")
+    add(
+        "--region",
+        default=os.environ.get("AWS_REGION") or None,
+        help="of ECR; default: what your AWS profile says",
+    )
     add("--allow-dirty", action="store_true", help="push images of uncommitted changes, tagged so")
     options = parser.parse_args()
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", options.project):

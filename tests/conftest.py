@@ -5,7 +5,9 @@ REQUIRE_DOCKER=1 turns the lack of an engine or of the images from a reason into
 
 import contextlib
 import functools
+import gc
 import os
+import warnings
 from pathlib import Path
 
 import docker
@@ -35,15 +37,22 @@ def pytest_runtest_setup(item):
 
 
 @functools.cache
-def docker_trouble(images: bool = True) -> str | None:
-    """Why tests with containers cannot run here; None when they can. `images`: whether they need ours."""
+def docker_trouble(*, images: bool = True) -> str | None:
+    """Why tests with an engine, and with our images unless these are not needed, cannot run; None when they can."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        trouble = _docker_trouble(IMAGES.values() if images else ())
+        gc.collect()  # the docker package leaves its socket open when nobody answers
+    return trouble
+
+
+def _docker_trouble(images):
     try:
         with contextlib.closing(docker.from_env()) as engine:
-            engine.ping()
-            for image in IMAGES.values() if images else ():
+            for image in images:
                 engine.images.get(image)
     except ImageNotFound:
         return f"there is no image {image}: run `make build`"
     except DockerException as error:
-        return f"no Docker engine answers ({str(error).splitlines()[0]})"
+        return f"no Docker engine answers: {str(error).splitlines()[0]}"
     return None

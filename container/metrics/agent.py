@@ -48,7 +48,7 @@ def main() -> None:
         run(options)
     except Exception as error:  # noqa: BLE001 - whatever happens here, the job must not look failed
         _log.error("GPU metrics end here: %s: %s", type(error).__name__, " ".join(str(error).split()))
-    # Not sys.exit: the driver's own exit handlers would wait for a sampling thread that hangs in it.
+    # Not sys.exit: the driver library's own clean-up could wait for the thread that hangs in it.
     os._exit(0)
 
 

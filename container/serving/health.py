@@ -1,7 +1,7 @@
 """What /ping answers: loading, ready, failing or draining, over all workers of the server.
 
 SageMaker sends requests to every worker once one of them answered 200, and replaces an instance
-whose /ping fails. So the server is ready when all of its workers are, and not when a GPU broke.
+whose /ping fails. So the server is ready when all of its workers are, and fails when one's GPU does.
 """
 
 import threading

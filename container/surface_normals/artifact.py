@@ -53,7 +53,7 @@ def load_artifact(model_dir: Path) -> tuple[SurfaceNormalNetwork, dict[str, Any]
         shape = Shape(
             architecture["encoder"],
             tuple(architecture["encoder_widths"]),
-            tuple(architecture["decoder_widths"]),
+            int(architecture["decoder_width"]),
         )
         network = SurfaceNormalNetwork(shape)
     except (ValueError, KeyError, TypeError) as error:

@@ -115,7 +115,7 @@ def encode_png16(normals: Normals) -> bytes:
     Written here by the PNG specification (W3C, third edition) since Pillow cannot.
     """
     height, width = normals.shape[:2]
-    samples = np.round(_to_unit_cube(normals) * 65535).astype(">u2")
+    samples = np.round(_to_unit_cube(normals) * 65535).astype(">u2", order="C")
     rows = samples.view(np.uint8).reshape(height, width * 6)
     up = np.diff(rows, axis=0, prepend=np.zeros((1, width * 6), np.uint8))  # filter 2: minus the row above
     filtered = np.concatenate([np.full((height, 1), 2, np.uint8), up], axis=1)

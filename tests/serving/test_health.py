@@ -36,8 +36,9 @@ def test_all_workers_are_ready_before_the_server_is(start_server):
     server = start_server(
         model={"factor": 2, "load_seconds": 1.0}, ready=False, SAGEMAKER_MODEL_SERVER_WORKERS=2
     )
-    server.wait_for("loading")
-    _, second = server.children()
+    while len(server.children()) < 2:
+        time.sleep(0.01)
+    second = server.children()[1]
     os.kill(second, signal.SIGSTOP)
     try:
         status, body = server.wait_for("waiting")

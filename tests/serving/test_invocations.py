@@ -178,6 +178,10 @@ def test_a_connection_is_kept_also_after_a_refusal(shared_server):
     assert len({port for _, port in statuses}) == 1
 
 
+def test_the_largest_real_time_request_fits(shared_server):
+    assert shared_server.post(b"[" + b" " * (25 * 2**20) + b"1]", JSON).json() == [2]
+
+
 def test_a_body_that_ends_early_never_reaches_the_model(shared_server):
     with socket.create_connection(("127.0.0.1", shared_server.port), timeout=5) as client:
         client.sendall(

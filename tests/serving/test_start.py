@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,30 @@ def test_the_gpu_sampler_runs_once_beside_the_workers_and_ends_with_them(start_s
     server.process.terminate()
     assert server.exit_code() == 0
     assert not Path(f"/proc/{samplers[0]}").exists()
+
+
+def test_each_worker_sees_one_gpu_and_its_replacement_the_same(start_server):
+    server = start_server(CUDA_VISIBLE_DEVICES="GPU-a,GPU-b")
+
+    def seen():
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(server.invoke, [{"variable": "CUDA_VISIBLE_DEVICES"}] * 40))
+        return {answer.json()[0] for answer in answers}
+
+    assert len(server.children()) == 2
+    assert seen() == {"GPU-a", "GPU-b"}
+    os.kill(server.children()[1], signal.SIGKILL)
+    while server.ping()[0] == 200:
+        time.sleep(0.01)
+    server.wait_for("ready")
+    assert seen() == {"GPU-a", "GPU-b"}
+
+
+@pytest.mark.parametrize("visible", ["", "GPU-a"])
+def test_without_a_choice_of_gpus_there_is_one_worker_and_its_view_is_left_alone(start_server, visible):
+    server = start_server(CUDA_VISIBLE_DEVICES=visible)
+    assert len(server.children()) == 1
+    assert server.invoke({"variable": "CUDA_VISIBLE_DEVICES"}).json() == [visible]
 
 
 def test_neither_the_application_nor_gunicorns_master_loads_torch():

@@ -109,7 +109,13 @@ def test_a_bomb_is_refused_before_it_is_decoded():
     header = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
     chunk = (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
     empty = b"IDAT" + zlib.compress(b"")
-    body = b"\x89PNG\r\n\x1a\n" + chunk + (len(empty) - 4).to_bytes(4, "big") + empty + zlib.crc32(empty).to_bytes(4, "big")
+    body = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk
+        + (len(empty) - 4).to_bytes(4, "big")
+        + empty
+        + zlib.crc32(empty).to_bytes(4, "big")
+    )
     with pytest.raises(codecs.PictureTooLarge) as caught:
         codecs.decode_picture(body, "image/png")
     assert caught.value.status == 413
@@ -130,7 +136,9 @@ def test_a_wall_in_front_of_the_camera_is_the_usual_lilac():
     assert (codecs.lilac(floor) == (128, 255, 128)).all()
 
 
-@pytest.mark.parametrize(("encode", "bits", "limit_degrees"), [("encode_png8", 8, 0.4), ("encode_png16", 16, 0.002)])
+@pytest.mark.parametrize(
+    ("encode", "bits", "limit_degrees"), [("encode_png8", 8, 0.4), ("encode_png16", 16, 0.002)]
+)
 def test_pngs_keep_the_normals(encode, bits, limit_degrees):
     normals = unit_normals(33, 47)
     body = getattr(codecs, encode)(normals)

@@ -28,7 +28,9 @@ def write_sample(folder, name="a", *, coding="npy", normals=None, picture=None, 
         elif coding == "npy":
             np.save(path, normals.astype(np.float16))
         else:  # the writers make pictures with axes rub
-            path.write_bytes(codecs.encode_png8(normals) if coding == "png8" else codecs.encode_png16(normals))
+            path.write_bytes(
+                codecs.encode_png8(normals) if coding == "png8" else codecs.encode_png16(normals)
+            )
 
 
 def describe(folder, **changes):
@@ -189,7 +191,9 @@ def test_a_crop_takes_one_window_of_everything(tmp_path):
     sample = sample_of(tmp_path)
     window = crop(sample, np.random.default_rng(5), 8, 40)
     assert window.picture.shape == (8, 40, 3)
-    places = [top for top in range(17) if np.array_equal(sample.picture[top : top + 8], window.picture[:, :32])]
+    places = [
+        top for top in range(17) if np.array_equal(sample.picture[top : top + 8], window.picture[:, :32])
+    ]
     assert len(places) == 1
     assert np.array_equal(sample.normals[places[0] : places[0] + 8], window.normals[:, :32])
     assert window.valid[:, :32].all()
@@ -204,6 +208,8 @@ def test_constants_are_means_over_valid_pixels(tmp_path):
     write_sample(tmp_path, "b", normals=right)
     describe(tmp_path)
     constants = constant_predictions(PictureDataset("train", tmp_path))
-    assert angular_error_degrees(constants["mean normal"], np.array([0, -1, -2]))[()] == pytest.approx(0, abs=1e-3)
+    assert angular_error_degrees(constants["mean normal"], np.array([0, -1, -2]))[()] == pytest.approx(
+        0, abs=1e-3
+    )
     place = constants["mean normal of each place"]
     assert angular_error_degrees(place, left).max() == pytest.approx(0, abs=1e-3)

@@ -111,10 +111,13 @@ class PictureDataset:
                 f"channel {self.channel!r}: {path} is {stored.dtype} {stored.shape}; "
                 f"{coding} normals are {'float16 or float32' if coding == 'npy' else 'RGB'} (height, width, 3)"
             )
-        everywhere = np.ones(stored.shape[:2], dtype=np.bool_)
-        valid = stored.any(axis=2) if self.description["invalid"] == "zero" else everywhere
+        valid: NDArray[np.bool_] = np.ones(stored.shape[:2], dtype=np.bool_)
+        if self.description["invalid"] == "zero":
+            valid = np.asarray(stored.any(axis=2))
         normals: NDArray[np.float32] = stored.astype(np.float32)
-        return (normals if coding == "npy" else normals / np.iinfo(stored.dtype).max * 2 - 1), valid
+        if coding != "npy":
+            normals = normals * np.float32(2 / np.iinfo(stored.dtype).max) - 1
+        return normals, valid
 
     def _read_mask(self, path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         try:

@@ -13,8 +13,8 @@ from surface_normals.training.config import Config
 logger = logging.getLogger(__name__)
 
 CHANNEL = "pretrained"
-RESNET18_FILE = "resnet18-f37072fd.pth"
-"""torchvision's name for its weights; the hexadecimal digits begin the file's SHA-256."""
+FILE_PATTERN = "resnet18-????????.pth"
+"""torchvision names its weights so (resnet18-f37072fd.pth): the digits begin the file's SHA-256."""
 
 
 def start_encoder(network: SurfaceNormalNetwork, config: Config, channels: Mapping[str, Path]) -> bool:
@@ -26,12 +26,13 @@ def start_encoder(network: SurfaceNormalNetwork, config: Config, channels: Mappi
     if not isinstance(network.encoder, ResNetEncoder) or config.encoder_weights == "random":
         logger.info("the encoder starts at random")
         return False
-    path = channels[CHANNEL] / RESNET18_FILE if CHANNEL in channels else None
-    if path is None or not path.is_file():
+    found = sorted(channels[CHANNEL].glob(FILE_PATTERN)) if CHANNEL in channels else []
+    if len(found) != 1:
         raise ValueError(
-            f"size={config.size} starts from ImageNet weights: put torchvision's {RESNET18_FILE} "
-            f"into channel {CHANNEL!r}, or set encoder_weights=random"
+            f"size={config.size} starts from ImageNet weights: channel {CHANNEL!r} must hold torchvision's "
+            f"resnet18-f37072fd.pth (found {len(found)} files {FILE_PATTERN}); encoder_weights=random does without"
         )
+    path = found[0]
     digits = path.stem.split("-")[1]
     if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(digits):
         raise ValueError(f"channel {CHANNEL!r}: {path} is damaged: its SHA-256 does not begin with {digits}")

@@ -1,11 +1,13 @@
 """The serving half: a JSON list or a .npy vector of numbers in, the same times the factor out.
 
 Knobs for tests: `load_seconds` in model.json; a number above 1e6 fails its whole batch;
-{"sleep": s} takes its time, {"fail": text} raises a RuntimeError.
+{"sleep": s} takes its time, {"fail": text} raises a RuntimeError, {"variable": name} returns what
+its process has in the environment.
 """
 
 import io
 import json
+import os
 import time
 from pathlib import Path
 
@@ -41,6 +43,8 @@ class Doubling:
         if isinstance(value, dict):
             if "fail" in value:
                 raise RuntimeError(value["fail"])
+            if "variable" in value:
+                return [os.environ.get(value["variable"])]
             time.sleep(value["sleep"])
             return [value["sleep"]]
         if max(value, default=0) > 1e6:

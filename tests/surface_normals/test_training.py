@@ -1,0 +1,168 @@
+"""The training half as the contract layer calls it, on small generated pictures."""
+
+import dataclasses
+import hashlib
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torchvision.models import resnet18
+
+from surface_normals.network import SHAPES, SurfaceNormalNetwork
+from surface_normals.training import Config, train
+from surface_normals.training.checkpoints import load_checkpoint, save_checkpoint
+from surface_normals.training.dataset import PictureDataset
+from surface_normals.training.evaluation import constant_predictions, evaluate_constant
+from surface_normals.training.pretrained import start_encoder
+from surface_normals.training.synthetic.dataset import write_dataset
+
+SMALL = Config(size="tiny", crop_height=64, crop_width=64, batch_size=4, workers=0)
+
+
+@pytest.fixture(scope="module")
+def four_pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "train"
+    for _ in write_dataset(folder, count=4, width=64, height=64, seed=3, kind="objects"):
+        pass
+    return folder
+
+
+class Job:
+    """Folders of one job, what it reported, and how often it may ask before it is stopped."""
+
+    def __init__(self, folder):
+        self.folder, self.reported = folder, []
+        for name in ("model", "output", "checkpoints"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+
+    def run(self, config, channels, stop_after_steps=None):
+        asked = 0
+
+        def should_stop():
+            nonlocal asked
+            asked += 1
+            return asked == stop_after_steps
+
+        train(
+            config,
+            channels=channels,
+            model_dir=self.folder / "model",
+            output_dir=self.folder / "output",
+            checkpoint_dir=self.folder / "checkpoints",
+            report=lambda name, value, step: self.reported.append((name, value, step)),
+            should_stop=should_stop,
+        )
+
+    @property
+    def weights(self):
+        return load_file(self.folder / "model" / "model.safetensors")
+
+
+def test_it_learns_four_pictures_by_heart(tmp_path, four_pictures):
+    job = Job(tmp_path)
+    config = dataclasses.replace(SMALL, epochs=150, learning_rate=3e-3, evaluate_epochs=1000, flip=False)
+    job.run(config, {"train": four_pictures, "validation": four_pictures})
+    dataset = PictureDataset("train", four_pictures)
+    samples = [dataset[index] for index in range(len(dataset))]
+    best = min(
+        evaluate_constant(constant, [(sample.normals, sample.valid) for sample in samples])[
+            "mean_angular_error"
+        ]
+        for constant in constant_predictions(dataset).values()
+    )
+    metrics = json.loads((tmp_path / "output" / "metrics.json").read_text())
+    assert metrics["mean_angular_error"] < best / 2
+    assert metrics["mean_angular_error"] < 10
+    description = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert description["validation"] == metrics
+    assert description["trained"]["step"] == 150
+    assert ("val_mean_angular_error", metrics["mean_angular_error"], 150) in job.reported
+
+
+def test_every_metric_has_its_definition_for_cloudwatch(tmp_path, four_pictures, pytestconfig):
+    from training.metric_lines import metric_regex
+
+    job = Job(tmp_path)
+    job.run(dataclasses.replace(SMALL, epochs=1), {"train": four_pictures, "validation": four_pictures})
+    path = pytestconfig.rootpath / "container" / "surface_normals" / "metric_definitions.json"
+    definitions = {entry["Name"]: entry["Regex"] for entry in json.loads(path.read_text())}
+    assert set(definitions) == {name for name, _, _ in job.reported}
+    assert all(regex == metric_regex(name) for name, regex in definitions.items())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_and_resumed_job_ends_with_the_same_bits(tmp_path, four_pictures, workers):
+    config = dataclasses.replace(SMALL, epochs=3, batch_size=2, workers=workers)
+    undisturbed, stopped = Job(tmp_path / "undisturbed"), Job(tmp_path / "stopped")
+    undisturbed.run(config, {"train": four_pictures})
+    stopped.run(config, {"train": four_pictures}, stop_after_steps=3)
+    assert json.loads((tmp_path / "stopped/model/model.json").read_text())["trained"]["step"] == 3
+    stopped.run(config, {"train": four_pictures})
+    for name, tensor in undisturbed.weights.items():
+        assert torch.equal(tensor, stopped.weights[name]), name
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, {}, {"x": torch.full((100,), float(step))})
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    newest = tmp_path / "step-00000003.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-7])
+    assert load_checkpoint(tmp_path).step == 2
+    assert "step-00000003.safetensors is damaged" in caplog.text
+    assert load_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path, four_pictures):
+    job = Job(tmp_path)
+    job.run(dataclasses.replace(SMALL, epochs=1), {"train": four_pictures})
+    other = dataclasses.replace(SMALL, size="S", encoder_weights="random")
+    with pytest.raises(ValueError, match=r"size=tiny.*size=S"):
+        job.run(other, {"train": four_pictures})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_picture_ends_the_job_with_its_name(tmp_path, four_pictures, workers):
+    data = tmp_path / "data"
+    for kind in ("images", "normals"):
+        (data / kind).mkdir(parents=True)
+        for path in (four_pictures / kind).iterdir():
+            (data / kind / path.name).write_bytes(path.read_bytes())
+    (data / "dataset.json").write_bytes((four_pictures / "dataset.json").read_bytes())
+    bad = data / "images" / "000002.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"000002\.png") as caught:
+        Job(tmp_path).run(dataclasses.replace(SMALL, epochs=1, workers=workers), {"train": data})
+    assert "\n" not in str(caught.value)
+
+
+def test_no_train_channel_is_one_clear_line(tmp_path):
+    with pytest.raises(ValueError, match="channel 'train' is missing"):
+        Job(tmp_path).run(SMALL, {"validation": tmp_path})
+
+
+def network_s():
+    return SurfaceNormalNetwork(SHAPES["S"])
+
+
+def test_imagenet_weights_come_from_a_file_whose_name_proves_it(tmp_path):
+    torch.manual_seed(5)
+    source = resnet18(weights=None).state_dict()
+    torch.save(source, tmp_path / "weights.pth")
+    digest = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
+    path = (tmp_path / "weights.pth").rename(tmp_path / f"resnet18-{digest[:8]}.pth")
+    network = network_s()
+    assert start_encoder(network, Config(size="S"), {"pretrained": tmp_path})
+    assert torch.equal(network.encoder.body.conv1.weight, source["conv1.weight"])
+    path.rename(tmp_path / "resnet18-00000000.pth")
+    with pytest.raises(ValueError, match="damaged"):
+        start_encoder(network_s(), Config(size="S"), {"pretrained": tmp_path})
+
+
+@pytest.mark.parametrize("channels", [{}, {"pretrained": "empty"}])
+def test_missing_weights_are_no_silent_random_start(tmp_path, channels):
+    channels = {name: tmp_path for name in channels}
+    with pytest.raises(ValueError, match=r"pretrained.*resnet18-f37072fd\.pth.*encoder_weights=random"):
+        start_encoder(network_s(), Config(size="S"), channels)
+    assert not start_encoder(network_s(), Config(size="S", encoder_weights="random"), channels)
