@@ -63,9 +63,8 @@ lint: $(INSTALLED) ## ruff, mypy, hadolint, and the syntax of the shell scripts
 lock: $(INSTALLED) ## re-make the hashed locks from container/requirements/*.in
 	@PATH="$(abspath $(VENV))/bin:$$PATH" scripts/lock.sh
 
-sample-data: $(INSTALLED) ## generate pictures and normals for train-local under LOCAL_DIR
-	@$(RUN) scripts/make_sample_data.py $(OPT_ML)/input/data/train
-	@$(RUN) scripts/make_sample_data.py $(OPT_ML)/input/data/validation
+sample-data: $(INSTALLED) ## a small job for train-local, under LOCAL_DIR: generated pictures, hyperparameters
+	@$(RUN) scripts/sample_job.py $(OPT_ML)
 
 build: build-train build-serve ## build both images
 

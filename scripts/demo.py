@@ -6,7 +6,6 @@ sends it pictures it was not trained on, and shows what came back: a table and .
 
 import argparse
 import io
-import json
 import os
 import shutil
 import signal
@@ -23,6 +22,8 @@ import numpy as np
 import requests
 from tqdm import tqdm
 
+from sample_job import write_pictures, write_sample_job
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "container"))
 
@@ -35,21 +36,7 @@ from surface_normals.training.evaluation import (  # noqa: E402
     constant_predictions,
     evaluate_constant,
 )
-from surface_normals.training.synthetic.dataset import write_dataset  # noqa: E402
 
-WIDTH, HEIGHT = 96, 64
-PICTURES = {"train": 1000, "validation": 40, "unseen": 60}
-KIND = "objects"
-HYPERPARAMETERS = {
-    "size": "tiny",
-    "epochs": 20,
-    "batch_size": 16,
-    "learning_rate": 0.003,
-    "crop_height": HEIGHT,
-    "crop_width": WIDTH,
-    "evaluate_epochs": 4,
-    "workers": 0,
-}
 ROWS_SHOWN = 6
 READY_SECONDS = 120
 
@@ -63,9 +50,8 @@ def main() -> None:
     base_dir, unseen_dir = folder / "opt" / "ml", folder / "unseen"
 
     say("1/4  making pictures with known normals")
-    channels = base_dir / "input" / "data"
-    for name, target in (("train", channels), ("validation", channels), ("unseen", folder)):
-        make_pictures(target / name, name)
+    write_sample_job(base_dir)
+    write_pictures(unseen_dir, "unseen")
 
     say("2/4  training: container/train on the folders that SageMaker would mount")
     train(base_dir)
@@ -79,7 +65,7 @@ def main() -> None:
 
     say("4/4  measuring")
     samples = [unseen[index] for index in range(len(unseen))]
-    rows = measure(samples, predictions, PictureDataset("train", channels / "train"))
+    rows = measure(samples, predictions, PictureDataset("train", base_dir / "input/data/train"))
     table = format_table(rows)
     (folder / "table.txt").write_text(table)
     draw(samples[:ROWS_SHOWN], predictions[:ROWS_SHOWN], rows, folder / "demo.png")
@@ -104,25 +90,7 @@ def say(text: str) -> None:
     print(f"\n=== {text}", flush=True)
 
 
-def make_pictures(folder: Path, name: str) -> None:
-    pictures = write_dataset(
-        folder,
-        count=PICTURES[name],
-        width=WIDTH,
-        height=HEIGHT,
-        seed=sorted(PICTURES).index(name),
-        kind=KIND,
-        workers=len(os.sched_getaffinity(0)),
-    )
-    for _ in tqdm(pictures, total=PICTURES[name], desc=name, unit=" pictures"):
-        pass
-
-
 def train(base_dir: Path) -> None:
-    config = base_dir / "input" / "config"
-    config.mkdir(parents=True)
-    strings = {name: str(value) for name, value in HYPERPARAMETERS.items()}  # as SageMaker passes them
-    (config / "hyperparameters.json").write_text(json.dumps(strings, indent=2))
     status = subprocess.run([ROOT / "container" / "train"], env=program_environment(base_dir)).returncode
     if status:
         sys.exit(f"training ended with exit code {status}; the cause is the last line above")

@@ -176,7 +176,11 @@ assert threading.active_count() == 1, threading.enumerate()
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("code", ["import training.job", "import serving.app", "import surface_normals.training"])
+@pytest.mark.parametrize(
+    "code", ["import training.job", "import serving.app", "import surface_normals.training"]
+)
 def test_what_checks_input_does_not_wait_for_torch(code, tmp_path):
-    result = run_python(f"{code}\nimport sys\nassert not {{'torch', 'numpy', 'boto3'}} & set(sys.modules)", tmp_path)
+    result = run_python(
+        f"{code}\nimport sys\nassert not {{'torch', 'numpy', 'boto3'}} & set(sys.modules)", tmp_path
+    )
     assert result.returncode == 0, result.stderr

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import json
 import zlib
@@ -99,10 +100,8 @@ def test_damaged_files_never_raise_anything_else():
         for _ in range(100):
             bad = good.copy()
             bad[random.integers(0, bad.size, 8)] = random.integers(0, 256, 8)
-            try:
+            with contextlib.suppress(ValueError):
                 codecs.decode_picture(bad.tobytes(), media_type)
-            except ValueError:
-                pass
 
 
 def test_a_bomb_is_refused_before_it_is_decoded():

@@ -162,7 +162,7 @@ def test_imagenet_weights_come_from_a_file_whose_name_proves_it(tmp_path):
 
 @pytest.mark.parametrize("channels", [{}, {"pretrained": "empty"}])
 def test_missing_weights_are_no_silent_random_start(tmp_path, channels):
-    channels = {name: tmp_path for name in channels}
+    channels = dict.fromkeys(channels, tmp_path)
     with pytest.raises(ValueError, match=r"pretrained.*resnet18-f37072fd\.pth.*encoder_weights=random"):
         start_encoder(network_s(), Config(size="S"), channels)
     assert not start_encoder(network_s(), Config(size="S", encoder_weights="random"), channels)

@@ -1,0 +1,74 @@
+"""A small training job, laid out as SageMaker would mount it: generated pictures and hyperparameters.
+
+`make sample-data` puts it under LOCAL_DIR/opt/ml for `make train-local`; `make demo` trains it too.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "container"))
+
+from surface_normals.training.synthetic.dataset import write_dataset  # noqa: E402
+
+WIDTH, HEIGHT = 96, 64
+KIND = "objects"
+COUNTS = {"train": 1000, "validation": 40, "unseen": 60}
+HYPERPARAMETERS = {  # strings, as SageMaker passes them
+    "size": "tiny",
+    "epochs": "20",
+    "batch_size": "8",
+    "learning_rate": "0.003",
+    "crop_height": str(HEIGHT),
+    "crop_width": str(WIDTH),
+    "evaluate_epochs": "5",
+    "workers": "0",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("base_dir", type=Path, help="what the container sees as /opt/ml")
+    try:
+        write_sample_job(parser.parse_args().base_dir)
+    except OSError as error:
+        sys.exit(f"sample_job: {error}")
+
+
+def write_sample_job(base_dir: Path) -> None:
+    """Write the channels `train` and `validation`, and hyperparameters.json unless there is one.
+
+    Raises FileExistsError when a channel holds something already.
+    """
+    for channel in ("train", "validation"):
+        write_pictures(base_dir / "input" / "data" / channel, channel)
+    path = base_dir / "input" / "config" / "hyperparameters.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text(json.dumps(HYPERPARAMETERS, indent=2) + "\n")
+
+
+def write_pictures(folder: Path, name: str) -> None:
+    """Write the pictures called `name` (a key of COUNTS); each name has its own seed, so none is seen twice."""
+    pictures = write_dataset(
+        folder,
+        count=COUNTS[name],
+        width=WIDTH,
+        height=HEIGHT,
+        seed=sorted(COUNTS).index(name),
+        kind=KIND,
+        workers=len(os.sched_getaffinity(0)),
+    )
+    for _ in tqdm(pictures, total=COUNTS[name], desc=name, unit=" pictures"):
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The real model through the real `train` program: killed, stopped, resumed, and refused."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from surface_normals.training.synthetic.dataset import write_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+HYPERPARAMETERS = {
+    "size": "tiny",
+    "epochs": "15",
+    "batch_size": "2",
+    "crop_height": "64",
+    "crop_width": "64",
+    "checkpoint_minutes": "0",  # one after each step
+    "workers": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "train"
+    for _ in write_dataset(folder, count=4, width=64, height=64, seed=3, kind="objects"):
+        pass
+    return folder
+
+
+def prepare(base, pictures, **changes):
+    shutil.copytree(pictures, base / "input/data/train")
+    (base / "input/config").mkdir()
+    (base / "input/config/hyperparameters.json").write_text(json.dumps(HYPERPARAMETERS | changes))
+    return base
+
+
+def start(base):
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "container"),
+        "SAGEMAKER_BASE_DIR": str(base),
+        "GPU_METRICS": "off",
+    }
+    with (base / "log").open("a") as log:
+        return subprocess.Popen([ROOT / "container/train"], env=environment, stdout=log, stderr=log)
+
+
+def log_of(base):
+    return (base / "log").read_text()
+
+
+def wait_for(base, text, since=0):
+    deadline = time.monotonic() + 120
+    while text not in log_of(base)[since:]:
+        assert time.monotonic() < deadline, log_of(base)
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, pictures):
+    undisturbed = prepare(tmp_path / "undisturbed", pictures)
+    assert start(undisturbed).wait(timeout=300) == 0
+    killed = prepare(tmp_path / "killed", pictures)
+    for moment in random.Random(7).sample(range(400), 3):
+        since = len(log_of(killed)) if (killed / "log").exists() else 0
+        process = start(killed)
+        wait_for(killed, "checkpoint of step", since)  # the steps have begun; most of a step is saving
+        time.sleep(moment / 1000)
+        process.kill()  # the parent; the kernel then ends its rank
+        process.wait()
+    assert start(killed).wait(timeout=300) == 0, log_of(killed)
+    assert "resumed from the checkpoint of step" in log_of(killed)
+    expected, got = (load_file(base / "model/model.safetensors") for base in (undisturbed, killed))
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_stopped_it_leaves_a_checkpoint_and_a_model(tmp_path, pictures):
+    base = prepare(tmp_path / "ml", pictures, epochs="10000", checkpoint_minutes="60")
+    process = start(base)
+    wait_for(base, "train_loss=")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=100) == 0
+    step = json.loads((base / "model/model.json").read_text())["trained"]["step"]
+    assert (base / f"checkpoints/step-{step:08d}.safetensors").is_file()
+    assert not (base / "output/failure").exists()
+
+
+def remove_a_normal_map(data):
+    (data / "normals/000001.npy").unlink()
+
+
+def damage_a_picture(data):
+    path = data / "images/000001.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"), [(remove_a_normal_map, "000001.png"), (damage_a_picture, "000001.png")]
+)
+def test_unusable_data_end_the_job_with_one_line(tmp_path, pictures, damage, named):
+    base = prepare(tmp_path / "ml", pictures)
+    damage(base / "input/data/train")
+    assert start(base).wait(timeout=100) == 1
+    failure = (base / "output/failure").read_text()
+    assert failure.startswith("ClientError: channel 'train'")
+    assert named in failure.splitlines()[0]
+    assert log_of(base).rstrip().splitlines()[-1].endswith(failure.splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"epcohs": "3"}, "epochs"),
+        ({"epochs": "many"}, "epochs"),
+        ({"batch_size": "0"}, "batch_size"),
+        ({"size": "XL"}, "tiny, S"),
+        ({"crop_height": "100"}, "crop_height"),
+    ],
+)
+def test_bad_hyperparameters_end_the_job_before_any_work(tmp_path, pictures, changes, named):
+    base = prepare(tmp_path / "ml", pictures, **changes)
+    assert start(base).wait(timeout=30) == 1
+    first_line = (base / "output/failure").read_text().splitlines()[0]
+    assert first_line.startswith("ClientError")
+    assert named in first_line
+    assert "parameters on" not in log_of(base)
