@@ -5,8 +5,15 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 role=$1
 
+fail() {
+    echo "build: $*" >&2
+    exit 1
+}
+
 command -v "${DOCKER%% *}" >/dev/null ||
-    { echo "build: no program '${DOCKER%% *}': install Docker, or name the client, as in: make build DOCKER=podman" >&2; exit 1; }
+    fail "no program '${DOCKER%% *}': install Docker, or name the client, as in: make build DOCKER=podman"
+[ -f "container/$MODEL_PACKAGE/predictor.py" ] ||
+    fail "no container/$MODEL_PACKAGE/predictor.py: MODEL_PACKAGE names the folder of the model's code"
 
 revision=$(git rev-parse HEAD 2>/dev/null || true)
 [ -z "$(git status --porcelain 2>/dev/null || true)" ] || revision+=-dirty

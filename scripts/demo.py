@@ -183,7 +183,7 @@ def draw(
 
     best = min(metrics["mean_angular_error"] for name, metrics in rows.items() if name != "the model")
     figure, axes = pyplot.subplots(
-        len(samples), 4, figsize=(11, 1.9 * len(samples) + 1.4), layout="constrained", squeeze=False
+        len(samples), 4, figsize=(10, 1.56 * len(samples) + 0.8) + 1.4), layout="constrained", squeeze=False
     )
     figure.suptitle(
         f"Surface normals of pictures the model has not seen: mean error "
@@ -204,7 +204,7 @@ def draw(
             axis.set_yticks([])
     for axis, title in zip(axes[0], ("picture", "predicted normals", "truth", "angular error"), strict=True):
         axis.set_title(title)
-    figure.colorbar(heat, ax=axes[:, 3], label="degrees", shrink=0.6, pad=0.16, extend="max")
+    figure.colorbar(heat, ax=axes[:, 3], label="degrees", shrink=0.5, pad=0.3, extend="max")
     figure.savefig(path, dpi=110)
 
 

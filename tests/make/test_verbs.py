@@ -41,6 +41,15 @@ def test_without_docker_one_line_says_so(make, verb, tmp_path):
     ]
 
 
+def test_a_model_package_that_is_not_there_is_named(make):
+    """A COPY with wildcards would make an image without a model of it."""
+    ended = make("build-serve", "MODEL_PACKAGE=mine", "DOCKER=true")
+
+    assert ended.returncode != 0
+    [line] = lines_of_ours(ended)
+    assert line.startswith("build: no container/mine/predictor.py: MODEL_PACKAGE")
+
+
 def test_serving_without_a_model_names_the_folder_and_the_verb(make, tmp_path):
     ended = make("-o", "build-serve", "serve-local")
 

@@ -51,48 +51,49 @@ def write_dataset(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder: remove it or name another")
     look = look or Look()
-    picture = {"kind": kind, "width": width, "height": height}
     description = {
         "axes": "rdf",
         "coding": "npy",
         "invalid": "zero",
         "generator": {
             "name": "analytic scenes",
-            **picture,
-            "count": count,
+            "kind": kind,
             "seed": seed,
+            "count": count,
+            "width": width,
+            "height": height,
             "look": asdict(look),
         },
     }
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    for name in ("images", "normals"):
-        (unfinished / name).mkdir(parents=True)
-    (unfinished / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
-    write = partial(_write_picture, unfinished, seed, look=look, **picture)
-    return _write_all(write, range(count), workers, unfinished, folder)
+    write = partial(_write_picture, unfinished, seed, kind=kind, width=width, height=height, look=look)
+
+    def write_all() -> Iterator[Path]:
+        try:
+            for name in ("images", "normals"):
+                (unfinished / name).mkdir(parents=True)
+            for name in _in_processes(write, range(count), workers):
+                yield folder / name
+            (unfinished / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
+            unfinished.replace(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    return write_all()
 
 
-def _write_all(
-    write: Callable[[int], str], indices: range, workers: int, unfinished: Path, folder: Path
-) -> Iterator[Path]:
-    """Call `write` for every index, yield the pictures' paths to be, then give the folder its name."""
+def _in_processes(write: Callable[[int], str], indices: range, workers: int) -> Iterator[str]:
+    """`map(write, indices)`, done by `workers` processes; by this one if that is one."""
+    if workers == 1:
+        yield from map(write, indices)
+        return
+    # Spawned, not forked: the locks of a caller's threads (torch's, a progress bar's) do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(indices)), context, initializer=_leave_interrupts_to_parent)
     try:
-        if workers == 1:
-            names = map(write, indices)
-            yield from (folder / name for name in names)
-        else:
-            # Spawned, not forked: a caller's threads (torch's, a progress bar's) would not survive a fork.
-            context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(
-                min(workers, len(indices)), context, initializer=_leave_interrupts_to_parent
-            )
-            try:
-                yield from (folder / name for name in pool.map(write, indices))
-            finally:
-                pool.shutdown(cancel_futures=True)
-        unfinished.replace(folder)
+        yield from pool.map(write, indices)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def _leave_interrupts_to_parent() -> None:

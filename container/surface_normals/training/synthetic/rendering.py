@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .shapes import Bools, Floats, Shape
+from .shapes import Bools, Floats, Shape, dot, turn
 from .textures import Texture
 
 SHADOW_OFFSET_METRES = 1e-6
@@ -28,8 +28,8 @@ class Surface:
     def intersect(self, origins: Floats, directions: Floats) -> Floats:
         """Distance (N,) along world rays (3, N); infinite where nothing is met."""
         from_centre = origins - self.position[:, None]
-        nearest_along = -np.einsum("ij,ij->j", from_centre, directions)
-        squared_distance = np.einsum("ij,ij->j", from_centre, from_centre)
+        nearest_along = -dot(from_centre, directions)
+        squared_distance = dot(from_centre, from_centre)
         # Most rays miss most solids: only those that meet the bounding ball pay for the real test.
         radius_squared = self.shape.bounding_radius**2
         near = squared_distance - nearest_along**2 <= radius_squared
@@ -37,17 +37,16 @@ class Surface:
         rays = np.flatnonzero(near)
         distances = np.full(directions.shape[1], np.inf)
         distances[rays] = self.shape.intersect(
-            np.einsum("ji,jn->in", self.rotation, from_centre[:, rays]),
-            np.einsum("ji,jn->in", self.rotation, directions[:, rays]),
+            turn(self.rotation.T, from_centre[:, rays]), turn(self.rotation.T, directions[:, rays])
         )
         return distances
 
     def local(self, points: Floats) -> Floats:
-        return np.einsum("ji,jn->in", self.rotation, points - self.position[:, None])
+        return turn(self.rotation.T, points - self.position[:, None])
 
     def normals(self, points: Floats) -> Floats:
         """Outward unit normals (3, N) in the world at world points (3, N)."""
-        return np.einsum("ij,jn->in", self.rotation, self.shape.normals(self.local(points)))
+        return turn(self.rotation, self.shape.normals(self.local(points)))
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Camera:
         fx, fy, cx, cy = self.intrinsics
         v, u = np.mgrid[0 : self.height, 0 : self.width].reshape(2, -1)
         directions = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones(u.shape)])
-        return np.asarray(directions / np.sqrt(np.einsum("ij,ij->j", directions, directions)))
+        return np.asarray(directions / np.sqrt(dot(directions, directions)))
 
 
 @dataclass(frozen=True)
@@ -127,12 +126,12 @@ def picture(world: World, generator: np.random.Generator) -> Scene:
     """Render `world`; `generator` draws the sensor's noise."""
     camera = world.camera
     rays = camera.rays()
-    directions = np.einsum("ji,jn->in", camera.rotation, rays)
+    directions = turn(camera.rotation.T, rays)
     distances, which = trace(world.surfaces, camera.position[:, None], directions)
     hit = np.flatnonzero(np.isfinite(distances))
     points = camera.position[:, None] + distances[hit] * directions[:, hit]
     normals, albedo, gloss = _surface_properties(world.surfaces, which[hit], points)
-    cosine = np.einsum("ij,ij->j", normals, directions[:, hit])
+    cosine = dot(normals, directions[:, hit])
     normals = np.where(cosine > 0, -normals, normals)
 
     radiance = world.backdrop.albedo(directions)
@@ -141,7 +140,7 @@ def picture(world: World, generator: np.random.Generator) -> Scene:
     valid = np.zeros(distances.shape, dtype=bool)
     valid[hit] = np.abs(cosine) > GRAZING_COSINE
     truth = np.zeros_like(rays)
-    truth[:, hit] = np.einsum("ij,jn->in", camera.rotation, normals)
+    truth[:, hit] = turn(camera.rotation, normals)
     shape = (camera.height, camera.width)
     return Scene(
         image=_develop(radiance, world, generator).T.reshape(*shape, 3),
@@ -183,21 +182,21 @@ def _shade(
 ) -> Floats:
     """Linear RGB (3, N): Lambert's law for every light not in shadow, a soft highlight, and the ambient."""
     ambient = world.ambient
-    lean = 1 + ambient.lean * np.einsum("i,in->n", ambient.direction, normals)
+    lean = 1 + ambient.lean * dot(ambient.direction[:, None], normals)
     radiance = albedo * ambient.color[:, None] * lean
     casters = [surface for surface in world.surfaces if surface.casts_shadow]
     for light in world.lights:
         to_light = light.position[:, None] - points
-        distances = np.sqrt(np.einsum("ij,ij->j", to_light, to_light))
+        distances = np.sqrt(dot(to_light, to_light))
         to_light /= distances
-        facing = np.flatnonzero(np.einsum("ij,ij->j", to_light, normals) > 0)
+        facing = np.flatnonzero(dot(to_light, normals) > 0)
         starts = points[:, facing] + SHADOW_OFFSET_METRES * normals[:, facing]
         blocked, _ = trace(casters, starts, to_light[:, facing])
         lit = facing[blocked >= distances[facing]]
-        cosine = np.einsum("ij,ij->j", to_light[:, lit], normals[:, lit])
+        cosine = dot(to_light[:, lit], normals[:, lit])
         half_way = to_light[:, lit] - directions[:, lit]
-        half_way /= np.sqrt(np.einsum("ij,ij->j", half_way, half_way))
-        highlight = gloss[lit] * np.einsum("ij,ij->j", half_way, normals[:, lit]) ** 40
+        half_way /= np.sqrt(dot(half_way, half_way))
+        highlight = gloss[lit] * dot(half_way, normals[:, lit]) ** 40
         irradiance = light.color[:, None] * (light.reach / distances[lit]) ** 2
         radiance[:, lit] += irradiance * (albedo[:, lit] * cosine + highlight)
     return radiance

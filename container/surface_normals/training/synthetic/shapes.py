@@ -67,8 +67,8 @@ class Sphere:
         return self.radius
 
     def intersect(self, origins: Floats, directions: Floats) -> Floats:
-        middle = -_dot(origins, directions)
-        squared_half_chord = self.radius**2 - _dot(origins, origins) + middle**2
+        middle = -dot(origins, directions)
+        squared_half_chord = self.radius**2 - dot(origins, origins) + middle**2
         half_chord = np.sqrt(np.maximum(squared_half_chord, 0))
         met = squared_half_chord >= 0
         return _nearest((middle - half_chord, met), (middle + half_chord, met))
@@ -195,7 +195,7 @@ class Torus:
     def intersect(self, origins: Floats, directions: Floats) -> Floats:
         # Counted from the ray's point nearest to the centre, the torus along the ray is
         # t^4 + p t^2 + q t + s without a cubic term: positive outside, negative inside.
-        shift = _dot(origins, directions)
+        shift = dot(origins, directions)
         x, y, z = origins - shift * directions
         dx, dy, _ = directions
         k = x * x + y * y + z * z + self.major**2 - self.minor**2
@@ -229,7 +229,7 @@ class Torus:
         x, y, z = points
         to_ring = 1 - self.major / np.maximum(np.hypot(x, y), 1e-12)
         normals = np.stack([x * to_ring, y * to_ring, z])
-        return np.asarray(normals / np.sqrt(_dot(normals, normals)))
+        return np.asarray(normals / np.sqrt(dot(normals, normals)))
 
 
 def _nearest(*candidates: tuple[Floats, Bools]) -> Floats:
@@ -272,5 +272,12 @@ def _nonzero(values: Floats) -> Floats:
     return np.where(np.abs(values) < 1e-12, 1e-12, values)
 
 
-def _dot(a: Floats, b: Floats) -> Floats:
-    return np.einsum("ij,ij->j", a, b)
+def dot(a: Floats, b: Floats) -> Floats:
+    """Dot products (N,) of vectors (3, N)."""
+    return np.asarray((a * b).sum(axis=0))
+
+
+def turn(rotation: Floats, vectors: Floats) -> Floats:
+    """Vectors (3, N) turned by a rotation (3, 3)."""
+    # Not `@`: a BLAS library would start threads for it, and the processes already fill the machine.
+    return np.asarray(np.einsum("ij,jn->in", rotation, vectors))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .shapes import Floats
+from .shapes import Floats, turn
 
 Singles = npt.NDArray[np.float32]
 
@@ -33,7 +33,7 @@ class Texture:
 
     def albedo(self, points: Floats) -> Floats:
         """Linear RGB (3, N) at points (3, N)."""
-        placed = np.einsum("ij,jn->in", self.rotation, points) / self.period + self.offset[:, None]
+        placed = turn(self.rotation, points) / self.period + self.offset[:, None]
         amount = _pattern(self.pattern, placed.astype(np.float32), self.noise_seed)
         return self.dark[:, None] + (self.light - self.dark)[:, None] * amount
 
