@@ -183,7 +183,7 @@ def draw(
 
     best = min(metrics["mean_angular_error"] for name, metrics in rows.items() if name != "the model")
     figure, axes = pyplot.subplots(
-        len(samples), 4, figsize=(10, 1.56 * len(samples) + 0.8) + 1.4), layout="constrained", squeeze=False
+        len(samples), 4, figsize=(10, 1.56 * len(samples) + 0.8), layout="constrained", squeeze=False
     )
     figure.suptitle(
         f"Surface normals of pictures the model has not seen: mean error "
