@@ -100,4 +100,6 @@ def _name(module: ModuleType, name: str) -> Any:
     try:
         return getattr(module, name)
     except AttributeError as error:
-        raise ModelPackageError(f"{module.__name__} offers no `{name}`; model_api.py lists what it must") from error
+        raise ModelPackageError(
+            f"{module.__name__} offers no `{name}`; model_api.py lists what it must"
+        ) from error

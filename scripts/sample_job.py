@@ -5,17 +5,15 @@
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
+from make_sample_data import show_progress, usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "container"))
 
-from surface_normals.training.synthetic.dataset import write_dataset  # noqa: E402
-from surface_normals.training.synthetic.scenes import Look  # noqa: E402
+from surface_normals.training.synthetic import Look, write_dataset  # noqa: E402
 
 WIDTH, HEIGHT = 96, 64
 KIND = "objects"
@@ -23,10 +21,10 @@ KIND = "objects"
 LOOK = Look(
     texture_contrast=(0.0, 0.15), lights=(1, 1), ambient_share=(0.25, 0.4), gloss=0.2, sensor_noise=0.005
 )
-COUNTS = {"train": 1000, "validation": 40, "unseen": 60}
+COUNTS = {"train": 1000, "validation": 40, "unseen": 100}
 HYPERPARAMETERS = {  # strings, as SageMaker passes them
     "size": "tiny",
-    "epochs": "16",
+    "epochs": "18",
     "batch_size": "8",
     "learning_rate": "0.001",
     "crop_height": str(HEIGHT),
@@ -70,10 +68,10 @@ def write_pictures(folder: Path, name: str) -> None:
         seed=sorted(COUNTS).index(name),
         kind=KIND,
         look=LOOK,
-        workers=len(os.sched_getaffinity(0)),
+        workers=usable_cores(),
     )
-    for _ in tqdm(pictures, total=COUNTS[name], desc=name, unit=" pictures"):
-        pass
+    print(f"{folder}:", file=sys.stderr)
+    show_progress(pictures, COUNTS[name])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gc
 import os
+import signal
 import warnings
 from pathlib import Path
 
@@ -14,10 +15,18 @@ import docker
 import pytest
 from docker.errors import DockerException, ImageNotFound
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the programs set it; read when torch is imported
+
 IMAGES = {
     "train": os.environ.get("TRAIN_IMAGE", "surface-normals-train:local"),
     "serve": os.environ.get("SERVE_IMAGE", "surface-normals-serve:local"),
 }
+
+
+def pytest_configure():
+    # A shell's background job ignores Ctrl-C, and so would every program that a test starts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header():

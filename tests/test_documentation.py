@@ -75,7 +75,9 @@ def test_every_training_variable_is_there_with_its_default(tmp_path):
     # The program reads no other variable of ours: what it reads is written in capitals in that one file.
     read = set(re.findall(r'"([A-Z][A-Z_]+)"', (ROOT / "container/training/environment.py").read_text()))
     set_by_sagemaker = {"TRAINING_JOB_NAME", "TRAINING_JOB_ARN", "AWS_REGION", "AWS_DEFAULT_REGION"}
-    assert read - set_by_sagemaker - {"PYTHONPATH", "PYTHONUNBUFFERED"} == set(defaults)
+    assert read - set_by_sagemaker - {"PYTHONPATH", "PYTHONUNBUFFERED", "OMP_WAIT_POLICY", "PASSIVE"} == set(
+        defaults
+    )
 
 
 @pytest.mark.parametrize("name", [name for name, _, _ in METRICS])
@@ -176,7 +178,8 @@ def test_the_launch_commands_of_the_readme_are_accepted(verb, tmp_path):
     assert commands
     for command in commands:
         words = (
-            command.replace("ROLE_ARN", "arn:aws:iam::123456789012:role/example")
+            command.partition("#")[0]
+            .replace("ROLE_ARN", "arn:aws:iam::123456789012:role/example")
             .replace("JOB_NAME", "my-job")
             .split()
         )
@@ -184,10 +187,8 @@ def test_the_launch_commands_of_the_readme_are_accepted(verb, tmp_path):
         if verb in ("train", "deploy"):
             words += ["--image", "123456789012.dkr.ecr.eu-west-1.amazonaws.com/x@sha256:" + "0" * 64]
         if verb == "upload":
-            (tmp_path / "my_pictures/train").mkdir(parents=True, exist_ok=True)
-            (tmp_path / "my_pictures/validation").mkdir(parents=True, exist_ok=True)
-            for name in ("train", "validation"):
-                (tmp_path / "my_pictures" / name / "a.png").write_bytes(b"x")
+            (tmp_path / words[3]).mkdir(parents=True)
+            (tmp_path / words[3] / "a.png").write_bytes(b"x")
         if verb == "invoke":
             (tmp_path / "photo.jpg").write_bytes(b"x")
         result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -89,16 +90,29 @@ def _in_processes(write: Callable[[int], str], indices: range, workers: int) -> 
         return
     # Spawned, not forked: the locks of a caller's threads (torch's, a progress bar's) do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(indices)), context, initializer=_leave_interrupts_to_parent)
+    pool = ProcessPoolExecutor(min(workers, len(indices)), context, initializer=_end_with_parent)
     try:
-        yield from pool.map(write, indices)
+        # The workers start with Ctrl-C blocked, which reaches every process of a terminal: the parent ends them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            names = pool.map(write, indices)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield from names
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts_to_parent() -> None:
-    """Ctrl-C reaches every process of the terminal; only the parent should speak of it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _end_with_parent() -> None:
+    """In a worker: end when the parent does, even if that was killed and could not say so."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _write_picture(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .camera import Camera
 from .shapes import Bools, Floats, Shape, dot, turn
 from .textures import Texture
 
@@ -50,34 +51,8 @@ class Surface:
 
 
 @dataclass(frozen=True)
-class Camera:
-    """A pinhole. Camera axes are x right, y down, z forward; pixel centres have integer coordinates.
-
-    `rotation` (3, 3) has the camera's axes in world coordinates as its rows; `focal` is in pixels.
-    """
-
-    position: Floats
-    rotation: Floats
-    focal: float
-    width: int
-    height: int
-
-    @property
-    def intrinsics(self) -> tuple[float, float, float, float]:
-        """(fx, fy, cx, cy) in pixels."""
-        return self.focal, self.focal, (self.width - 1) / 2, (self.height - 1) / 2
-
-    def rays(self) -> Floats:
-        """Unit directions (3, H * W) of the pixels in camera axes, row by row."""
-        fx, fy, cx, cy = self.intrinsics
-        v, u = np.mgrid[0 : self.height, 0 : self.width].reshape(2, -1)
-        directions = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones(u.shape)])
-        return np.asarray(directions / np.sqrt(dot(directions, directions)))
-
-
-@dataclass(frozen=True)
 class Light:
-    """A point light: irradiance `color` (RGB) at the distance `reach` metres. The sun is one far away."""
+    """A small lamp: irradiance `color` (RGB) at the distance `reach` metres. The sun is one far away."""
 
     position: Floats
     color: Floats
@@ -95,7 +70,11 @@ class Ambient:
 
 @dataclass(frozen=True)
 class World:
-    """Everything a picture is made of. `exposure` is the brightness of its lights, 1 the sensor's white."""
+    """Everything a picture is made of.
+
+    `exposure` is the brightness of the brightest tenth of the surfaces, 1 being the sensor's white;
+    `backdrop` is seen, unlit and without depth, where there is no surface.
+    """
 
     camera: Camera
     surfaces: Sequence[Surface]
@@ -137,13 +116,17 @@ def picture(world: World, generator: np.random.Generator) -> Scene:
     radiance = world.backdrop.albedo(directions)
     radiance[:, hit] = _shade(world, points, normals, albedo, gloss, directions[:, hit])
 
+    # Exposed for the surfaces, not for what is behind them.
+    bright = np.percentile(radiance[:, hit].mean(axis=0), 90) if hit.size else radiance.max()
+    exposed = radiance * (world.exposure / bright)
+
     valid = np.zeros(distances.shape, dtype=bool)
     valid[hit] = np.abs(cosine) > GRAZING_COSINE
     truth = np.zeros_like(rays)
     truth[:, hit] = turn(camera.rotation, normals)
     shape = (camera.height, camera.width)
     return Scene(
-        image=_develop(radiance, world, generator).T.reshape(*shape, 3),
+        image=_develop(exposed, world.sensor_noise, generator).T.reshape(*shape, 3),
         normals=np.where(valid, truth, 0).T.reshape(*shape, 3).astype(np.float32),
         depth=np.where(valid, distances * rays[2], 0).reshape(shape).astype(np.float32),
         valid=valid.reshape(shape),
@@ -197,15 +180,15 @@ def _shade(
         half_way = to_light[:, lit] - directions[:, lit]
         half_way /= np.sqrt(dot(half_way, half_way))
         highlight = gloss[lit] * dot(half_way, normals[:, lit]) ** 40
-        irradiance = light.color[:, None] * (light.reach / distances[lit]) ** 2
+        # A lamp has a size: what is next to it is bright, not infinitely so.
+        falloff = 1.2 / ((distances[lit] / light.reach) ** 2 + 0.2)
+        irradiance = light.color[:, None] * falloff
         radiance[:, lit] += irradiance * (albedo[:, lit] * cosine + highlight)
     return radiance
 
 
-def _develop(radiance: Floats, world: World, generator: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Linear RGB (3, N) to bytes: exposure, shot and read noise, gamma 2.2."""
-    brightness = np.percentile(radiance.mean(axis=0), 90)
-    exposed = radiance * (world.exposure / brightness)
-    noise = generator.standard_normal(exposed.shape) * world.sensor_noise
-    exposed += noise * np.sqrt(np.maximum(exposed, 0) + 0.02)
-    return (255 * np.clip(exposed, 0, 1) ** (1 / 2.2) + 0.5).astype(np.uint8)
+def _develop(exposed: Floats, sensor_noise: float, generator: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Linear RGB (3, N), 1 being white, to bytes: shot and read noise, gamma 2.2."""
+    noise = generator.standard_normal(exposed.shape) * sensor_noise
+    noisy = exposed + noise * np.sqrt(exposed + 0.02)
+    return np.asarray(255 * np.clip(noisy, 0, 1) ** (1 / 2.2) + 0.5).astype(np.uint8)

@@ -5,11 +5,13 @@ so that nothing but the geometry explains the shading ("bright means up" must no
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 
-from .rendering import Ambient, Camera, Light, Scene, Surface, World, picture
+from .camera import Camera, look_at
+from .rendering import Ambient, Light, Scene, Surface, World, picture
 from .shapes import Box, Cone, Cylinder, Floats, Plane, Shape, Sphere, Torus
 from .textures import PATTERNS, Texture
 
@@ -28,7 +30,7 @@ class Look:
     """How much darker than its surroundings a texture's dark colour is; 0 paints every solid evenly."""
     lights: tuple[int, int] = (1, 3)
     """Number of lights with shadows."""
-    ambient_share: tuple[float, float] = (0.25, 0.5)
+    ambient_share: tuple[float, float] = (0.15, 0.4)
     """Share of the light that has no shadows; at 1 only its lean tells one face from another."""
     ambient_lean: float = 0.6
     """How uneven the shadowless light is, 0 to 1: what shading is left inside shadows."""
@@ -61,30 +63,25 @@ def check_picture(width: int, height: int, kind: str) -> None:
 
 def compose_objects(generator: np.random.Generator, width: int, height: int, look: Look) -> World:
     """One to three solids close to the camera, on a round table or floating."""
-    on_table = generator.random() < 0.6
+    on_table = generator.random() < 0.7
     solids: list[Surface] = []
     for _ in range(generator.choice([1, 1, 2, 3])):
         size = generator.uniform(0.6, 1.0) if not solids else generator.uniform(0.35, 0.8)
         for _ in range(20):
             shape, rotation = _random_solid(generator, size), _random_pose(generator, upright=0.5 * on_table)
-            angle, away = generator.uniform(0, 2 * np.pi), generator.uniform(0.8, 1.8) if solids else 0.0
-            position = np.array([away * np.cos(angle), away * np.sin(angle), _rest_height(shape, rotation)])
+            position = np.array([0.0, 0.0, _rest_height(shape, rotation)])
+            if solids:
+                apart = solids[0].shape.bounding_radius + shape.bounding_radius
+                beside = _direction(generator.uniform(0, 2 * np.pi), 0.0)
+                position += generator.uniform(0.85, 1.1) * apart * beside
             if not on_table:
-                position[2] = generator.uniform(-0.5, 0.5)
+                position[2] = generator.uniform(-0.4, 0.4)
             if _is_free(position, shape, solids):
                 solids.append(Surface(shape, position, rotation, _random_texture(generator, look)))
                 break
-    centre = np.mean([solid.position for solid in solids], axis=0)
-    reach = max(np.linalg.norm(s.position - centre) + 0.85 * s.shape.bounding_radius for s in solids)
-
     elevation = generator.uniform(0.15, 1.0) if on_table else generator.uniform(-1.2, 1.2)
     view = _direction(generator.uniform(0, 2 * np.pi), elevation)
-    focal = _random_focal(generator, width)
-    half_view = np.arctan(min(width, height) / 2 / focal)
-    distance = reach / np.sin(half_view * generator.uniform(0.85, 1.2))
-    position = centre + max(distance, 1.3 * reach) * view
-    target = centre + generator.normal(0, 0.12 * reach, 3)
-    camera = _look_at(position, target, generator.normal(0, 0.06), focal, width, height)
+    camera, reach = _frame(generator, solids, view, _random_focal(generator, width), width, height)
 
     lowest = 0.25 if on_table else -1.3
     directions = [
@@ -94,7 +91,7 @@ def compose_objects(generator: np.random.Generator, width: int, height: int, loo
     lights = _share_light(generator, look, [100.0 * d for d in directions], reach=100.0)
     surfaces = list(solids)
     if on_table:
-        table = Plane(radius=float(reach * generator.uniform(2.0, 4.0)))
+        table = Plane(radius=reach * generator.uniform(2.0, 4.0))
         texture = _random_texture(generator, look)
         surfaces.append(Surface(table, np.zeros(3), np.eye(3), texture, casts_shadow=False))
     return _world(generator, look, camera, surfaces, lights)
@@ -112,21 +109,22 @@ def compose_room(generator: np.random.Generator, width: int, height: int, look: 
     position[2] = generator.uniform(0.9, 1.9)
     target = 0.5 * size - 0.15 * size * outward + generator.normal(0, 0.3, 3)
     target[2] = generator.uniform(0.2, 1.5)
-    camera = _look_at(position, target, generator.normal(0, 0.05), focal, width, height)
+    camera = look_at(position, target, generator.normal(0, 0.05), focal, width, height)
 
     solids: list[Surface] = []
     wanted = generator.integers(3, 8, endpoint=True)
-    for _ in range(20 * wanted):
+    for attempt in count():
         if len(solids) == wanted:
             break
-        shape = _random_solid(generator, generator.uniform(0.3, 0.75))
+        shrink = 0.5 ** (attempt / (20 * wanted))  # what finds no place is tried smaller
+        shape = _random_solid(generator, shrink * generator.uniform(0.3, 0.75))
         rotation = _random_pose(generator, upright=0.6)
         reach = np.array([shape.extent(rotation.T @ axis) for axis in np.eye(3)])
         place = generator.uniform(reach, size - reach)
         if generator.random() < 0.75:
             place[2] = _rest_height(shape, rotation)
         apart = float(np.linalg.norm(place - position))
-        if apart > shape.bounding_radius + 0.7 and _sees(camera, place) and _is_free(place, shape, solids):
+        if apart > shape.bounding_radius + 0.7 and camera.sees(place) and _is_free(place, shape, solids):
             solids.append(Surface(shape, place, rotation, _random_texture(generator, look)))
 
     places = []
@@ -204,14 +202,35 @@ def _is_free(position: Floats, shape: Shape, solids: Sequence[Surface]) -> bool:
     )
 
 
-def _sees(camera: Camera, point: Floats) -> bool:
-    """Whether a point lies in the picture."""
-    x, y, z = camera.rotation @ (point - camera.position)
-    return bool(
-        z > 0
-        and abs(x) < z * camera.width / 2 / camera.focal
-        and abs(y) < z * camera.height / 2 / camera.focal
+def _frame(
+    generator: np.random.Generator,
+    solids: Sequence[Surface],
+    view: Floats,
+    focal: float,
+    width: int,
+    height: int,
+) -> tuple[Camera, float]:
+    """A camera in the direction `view` (3,) from which the solids about fill the picture; their reach in metres."""
+    roll = generator.normal(0, 0.06)
+    axes = look_at(view, np.zeros(3), roll, focal, width, height).rotation
+    high, low = (
+        [
+            max(sign * axis @ s.position + s.shape.extent(sign * s.rotation.T @ axis) for s in solids)
+            for axis in axes
+        ]
+        for sign in (1, -1)
     )
+    middle, half = (np.array(high) - low) / 2, (np.array(high) + low) / 2
+    fitting = focal * max(half[0] / (width / 2), half[1] / (height / 2))
+    distance = fitting / generator.uniform(0.75, 1.1) + 0.6 * half[2]
+    target = axes.T @ (middle + generator.normal(0, 0.1, 3) * half)
+    position = target + max(distance, 1.4 * half[2]) * view
+    return look_at(position, target, roll, focal, width, height), float(half.max())
+
+
+def _random_focal(generator: np.random.Generator, width: int) -> float:
+    """Focal length in pixels of a horizontal field of view between 35 and 75 degrees."""
+    return float(width / 2 / np.tan(np.radians(generator.uniform(35, 75)) / 2))
 
 
 def _random_texture(generator: np.random.Generator, look: Look) -> Texture:
@@ -230,6 +249,10 @@ def _random_texture(generator: np.random.Generator, look: Look) -> Texture:
         noise_seed=int(generator.integers(2**31)),
         gloss=float(look.gloss * generator.random() * (generator.random() < 0.4)),
     )
+
+
+def _dimmed(texture: Texture, share: float) -> Texture:
+    return replace(texture, dark=share * texture.dark, light=share * texture.light)
 
 
 def _share_light(
@@ -259,26 +282,10 @@ def _world(
         surfaces=surfaces,
         lights=lights[0],
         ambient=lights[1],
-        backdrop=_random_texture(generator, look),
+        backdrop=_dimmed(_random_texture(generator, look), generator.uniform(0.1, 0.8)),
         exposure=float(generator.uniform(0.5, 0.9)),
         sensor_noise=look.sensor_noise,
     )
-
-
-def _random_focal(generator: np.random.Generator, width: int) -> float:
-    """Focal length in pixels of a horizontal field of view between 35 and 75 degrees."""
-    return float(width / 2 / np.tan(np.radians(generator.uniform(35, 75)) / 2))
-
-
-def _look_at(position: Floats, target: Floats, roll: float, focal: float, width: int, height: int) -> Camera:
-    """A camera at `position` that looks at `target`, turned by `roll` radians about its own axis."""
-    forward = (target - position) / np.linalg.norm(target - position)
-    right = np.cross(forward, [0.0, 0.0, 1.0])
-    right /= np.linalg.norm(right)
-    down = np.cross(forward, right)
-    cos, sin = np.cos(roll), np.sin(roll)
-    rotation = np.stack([cos * right + sin * down, cos * down - sin * right, forward])
-    return Camera(position, rotation, focal, width, height)
 
 
 def _direction(azimuth: float, elevation: float) -> Floats:

@@ -204,7 +204,7 @@ class Torus:
         s = k * k - 4 * self.major**2 * (x * x + y * y)
 
         def value(t: Floats) -> Floats:
-            return ((t * t + p) * t + q) * t + s
+            return np.asarray(((t * t + p) * t + q) * t + s)
 
         # Between neighbouring extrema the quartic is monotone, so the first change of sign among
         # them holds the first root and nothing else: halving finds it, however grazing the ray.
@@ -274,10 +274,10 @@ def _nonzero(values: Floats) -> Floats:
 
 def dot(a: Floats, b: Floats) -> Floats:
     """Dot products (N,) of vectors (3, N)."""
-    return np.asarray((a * b).sum(axis=0))
+    return np.asarray(a[0] * b[0] + a[1] * b[1] + a[2] * b[2])
 
 
 def turn(rotation: Floats, vectors: Floats) -> Floats:
     """Vectors (3, N) turned by a rotation (3, 3)."""
     # Not `@`: a BLAS library would start threads for it, and the processes already fill the machine.
-    return np.asarray(np.einsum("ij,jn->in", rotation, vectors))
+    return np.stack([dot(row, vectors) for row in rotation])

@@ -46,7 +46,7 @@ def _pattern(name: str, points: Singles, noise_seed: int) -> Singles:
     if name == "mottled":
         return noise.fractal(2 * points)
     if name == "marble":
-        return 0.5 + 0.5 * np.sin(2 * np.pi * points[0] + 5 * noise.fractal(points))
+        return np.asarray(0.5 + 0.5 * np.sin(2 * np.pi * points[0] + 5 * noise.fractal(points)))
     if name == "stripes":
         wobbled = points[0] + 0.15 * noise.smooth(points)
         return _step(np.sin(2 * np.pi * wobbled) / 0.3)
@@ -60,7 +60,7 @@ def _pattern(name: str, points: Singles, noise_seed: int) -> Singles:
 def _step(values: Singles) -> Singles:
     """A soft step from 0 to 1 between -1 and 1: a hard one would sparkle where it is finer than a pixel."""
     ramp = np.clip(values / 2 + 0.5, 0, 1)
-    return ramp * ramp * (3 - 2 * ramp)
+    return np.asarray(ramp * ramp * (3 - 2 * ramp), dtype=np.float32)
 
 
 class _Noise:
