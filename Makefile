@@ -75,7 +75,7 @@ build-serve: ## build PROJECT-serve:local
 	@scripts/build_image.sh serve
 
 # A first run has no data: it gets the sample data.
-train-local: build-train $(if $(wildcard $(OPT_ML)/input/data/*/*),,sample-data) ## train in the image, on LOCAL_DIR/opt/ml
+train-local: build-train $(if $(wildcard $(OPT_ML)/input/data/train/*),,sample-data) ## train in the image, on LOCAL_DIR/opt/ml
 	@scripts/run_local.sh train
 
 serve-local: build-serve ## serve LOCAL_DIR/opt/ml/model in the image, on PORT, until Ctrl-C

@@ -39,6 +39,8 @@ from surface_normals.training.evaluation import (  # noqa: E402
 
 ROWS_SHOWN = 6
 READY_SECONDS = 120
+LOOPBACK = requests.Session()
+LOOPBACK.trust_env = False  # a proxy that the environment names is not for this machine itself
 
 
 def main() -> None:
@@ -46,6 +48,8 @@ def main() -> None:
     arguments = parse_arguments()
     folder: Path = arguments.folder.resolve()
     started = time.monotonic()
+    if folder.exists() and any(folder.iterdir()) and not (folder / "opt").is_dir():
+        sys.exit(f"demo: {folder} holds something else, and it would be emptied: name another folder")
     shutil.rmtree(folder, ignore_errors=True)
     base_dir, unseen_dir = folder / "opt" / "ml", folder / "unseen"
 
@@ -119,15 +123,15 @@ def server(base_dir: Path) -> Iterator[str]:
 
 def answers_ping(url: str) -> bool:
     try:
-        return requests.get(f"{url}/ping", timeout=2).status_code == 200
-    except requests.ConnectionError:
+        return LOOPBACK.get(f"{url}/ping", timeout=2).status_code == 200
+    except requests.RequestException:
         return False
 
 
 def invoke(url: str, picture: Path) -> np.ndarray:
     """One picture's normals, float32 (H, W, 3)."""
     headers = {"Content-Type": "image/png", "Accept": "application/x-npy"}
-    answer = requests.post(f"{url}/invocations", data=picture.read_bytes(), headers=headers, timeout=60)
+    answer = LOOPBACK.post(f"{url}/invocations", data=picture.read_bytes(), headers=headers, timeout=60)
     if answer.status_code != 200:
         sys.exit(f"the server answered {answer.status_code} for {picture}: {answer.text}")
     return np.load(io.BytesIO(answer.content), allow_pickle=False)
@@ -152,11 +156,10 @@ def measure(
     errors = AngularErrors()
     for sample, prediction in zip(samples, predictions, strict=True):
         errors.add(prediction, sample.normals, sample.valid)
-    truths = [(sample.normals, sample.valid) for sample in samples]
     constants = constant_predictions(training_set)
     return {
         "the model": errors.metrics(),
-        **{name: evaluate_constant(c, truths) for name, c in constants.items()},
+        **{name: evaluate_constant(c, samples) for name, c in constants.items()},
     }
 
 

@@ -48,14 +48,17 @@ def main() -> None:
 def write_sample_job(base_dir: Path) -> None:
     """Write the channels `train` and `validation`, and hyperparameters.json unless there is one.
 
-    Raises FileExistsError when a channel holds something already.
+    Raises FileExistsError when the channel `train` holds something already.
     """
-    for channel in ("train", "validation"):
-        write_pictures(base_dir / "input" / "data" / channel, channel)
     path = base_dir / "input" / "config" / "hyperparameters.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         path.write_text(json.dumps(HYPERPARAMETERS, indent=2) + "\n")
+    # `train` last: it is what `make train-local` looks for. An interrupted run leaves no half channel.
+    for channel in ("validation", "train"):
+        folder = base_dir / "input" / "data" / channel
+        if channel == "train" or not folder.exists():
+            write_pictures(folder, channel)
 
 
 def write_pictures(folder: Path, name: str) -> None:

@@ -91,6 +91,8 @@ def create_app(*, workers: int) -> Flask:
             )
         error = output.exception()
         if error is not None:
+            if isinstance(error, MemoryError) or "out of memory" in str(error):
+                raise RequestError(507, "not enough memory for this input") from error  # the model is well
             health.prediction_failed(error)
             raise error
         health.prediction_succeeded()

@@ -16,6 +16,16 @@ from safetensors.torch import load_file, save
 from surface_normals.network import IMAGENET_MEAN, IMAGENET_STD, Shape, SurfaceNormalNetwork
 
 FORMAT = 1
+CONVENTIONS: dict[str, Any] = {
+    "axes": "rdf",
+    "normalisation": {
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+        "range": [0, 1],
+        "order": "RGB",
+    },
+}
+"""What the network's code takes for granted; a model that states others is refused."""
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
@@ -23,14 +33,8 @@ def save_artifact(
     model_dir: Path, network: SurfaceNormalNetwork, shape: Shape, facts: dict[str, Any]
 ) -> None:
     """Write both files, each under a temporary name first. `facts` (sizes, metrics, versions, ...) are added
-    to the description; an archive cut short at any moment holds either the old or the new model."""
-    description = {
-        "format": FORMAT,
-        "architecture": asdict(shape),
-        "axes": "rdf",
-        "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "range": [0, 1], "order": "RGB"},
-        **facts,
-    }
+    to the description."""
+    description = {"format": FORMAT, "architecture": asdict(shape), **CONVENTIONS, **facts}
     weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
     write_atomically(model_dir / WEIGHTS, save(weights))
     write_atomically(model_dir / DESCRIPTION, json.dumps(description, indent=2).encode())
@@ -49,6 +53,9 @@ def load_artifact(model_dir: Path) -> tuple[SurfaceNormalNetwork, dict[str, Any]
         description = json.loads(path.read_text())
         if description["format"] != FORMAT:
             raise ValueError(f"format {description['format']!r}; this version reads format {FORMAT}")
+        for name, value in CONVENTIONS.items():
+            if description[name] != value:
+                raise ValueError(f"{name} {description[name]!r}; this version has {value!r}")
         architecture = description["architecture"]
         shape = Shape(
             architecture["encoder"],
@@ -61,7 +68,7 @@ def load_artifact(model_dir: Path) -> tuple[SurfaceNormalNetwork, dict[str, Any]
     try:
         network.load_state_dict(load_file(model_dir / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
-        cause = str(error).splitlines()[0]
+        cause = str(error).splitlines()[-1].strip()
         raise ValueError(
             f"{model_dir / WEIGHTS} does not fit the architecture in {DESCRIPTION}: {cause}"
         ) from error
@@ -70,7 +77,7 @@ def load_artifact(model_dir: Path) -> tuple[SurfaceNormalNetwork, dict[str, Any]
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write to a hidden temporary name beside `path`, flush to the disk, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.partial")  # one name, so that a kill leaves at most one behind
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()

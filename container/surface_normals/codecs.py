@@ -7,6 +7,7 @@ its pictures through the same functions.
 import io
 import json
 import struct
+import tokenize
 import zlib
 from typing import Any
 
@@ -54,7 +55,16 @@ def _decode_file(body: bytes, file_format: str) -> Picture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureTooLarge(f"picture has more than {MAX_PIXELS:,} pixels") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        IndexError,
+        KeyError,
+        TypeError,
+        struct.error,
+    ) as error:
         # Pillow's readers raise all of these on damaged bytes.
         raise ValueError(f"body is not a readable {file_format} picture ({error})") from error
 
@@ -79,7 +89,8 @@ def _decode_npy(body: bytes) -> Picture:
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )
         shape, _, dtype = read_header(file)
-    except ValueError as error:
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError) as error:
+        # numpy parses the header as a Python literal.
         raise ValueError(f"body is not a readable .npy array ({error})") from error
     if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
         raise ValueError(f"array is {dtype} {shape}; a picture is uint8 (height, width, 3)")

@@ -72,6 +72,10 @@ def pickled():
     return file.getvalue()
 
 
+def npy_with_header(text):
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
 @pytest.mark.parametrize(
     ("body", "media_type"),
     [
@@ -86,6 +90,9 @@ def pickled():
         (codecs.encode_npy(picture().astype(np.float64)), codecs.NPY),
         (codecs.encode_npy(picture()[:, :, 0]), codecs.NPY),
         (pickled(), codecs.NPY),
+        (npy_with_header("{'descr': ("), codecs.NPY),
+        (npy_with_header("  x"), codecs.NPY),
+        (npy_with_header("[]"), codecs.NPY),
     ],
 )
 def test_bad_bytes_are_a_value_error(body, media_type):

@@ -3,12 +3,19 @@ import math
 import numpy as np
 import pytest
 
+from surface_normals.training.dataset import Sample
 from surface_normals.training.evaluation import (
     AngularErrors,
     angular_error_degrees,
     evaluate_constant,
     metric_name,
 )
+
+
+def sample(normals, valid):
+    """What the numbers need of a sample."""
+    return Sample("", np.zeros((*valid.shape, 3), np.uint8), normals, valid)
+
 
 FACING = np.array([0, 0, -1], np.float32)
 
@@ -23,7 +30,7 @@ def hemisphere(side=801):
 
 def test_a_sphere_against_a_constant_scores_what_geometry_says():
     normals, inside = hemisphere()
-    metrics = evaluate_constant(FACING, [(normals, inside)])
+    metrics = evaluate_constant(FACING, [sample(normals, inside)])
     # Area within t degrees of the viewer is sin(t)^2 of the disc; mean and median are 45 degrees.
     assert metrics["mean_angular_error"] == pytest.approx(45, abs=0.1)
     assert metrics["median_angular_error"] == pytest.approx(45, abs=0.1)
@@ -46,15 +53,17 @@ def test_pictures_are_pooled_not_averaged():
 
 def test_thresholds_are_strict():
     exactly_30 = np.array([[[math.sin(math.radians(30.0001)), 0, -math.cos(math.radians(30.0001))]]])
-    assert evaluate_constant(FACING, [(exactly_30, np.ones((1, 1), bool))])["percent_below_30"] == 0
+    assert evaluate_constant(FACING, [sample(exactly_30, np.ones((1, 1), bool))])["percent_below_30"] == 0
 
 
 def test_only_valid_pixels_count():
     normals, inside = hemisphere(101)
     noisy = np.where(inside[:, :, None], normals, 7.0).astype(np.float32)
-    assert evaluate_constant(FACING, [(noisy, inside)]) == evaluate_constant(FACING, [(normals, inside)])
-    with pytest.raises(ValueError, match="no valid pixel"):
-        evaluate_constant(FACING, [(normals, np.zeros_like(inside))])
+    assert evaluate_constant(FACING, [sample(noisy, inside)]) == evaluate_constant(
+        FACING, [sample(normals, inside)]
+    )
+    with pytest.raises(ValueError, match="no pixel has truth"):
+        evaluate_constant(FACING, [sample(normals, np.zeros_like(inside))])
 
 
 def test_tiny_angles_are_not_lost_to_rounding():

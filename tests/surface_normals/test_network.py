@@ -132,6 +132,10 @@ def break_format(folder, tiny):
     save_artifact(folder, tiny, SHAPES["tiny"], {"format": 99})
 
 
+def break_axes(folder, tiny):
+    save_artifact(folder, tiny, SHAPES["tiny"], {"axes": "rub"})
+
+
 def break_encoder(folder, tiny):
     save_artifact(
         folder, tiny, SHAPES["tiny"], {"architecture": {**asdict(SHAPES["tiny"]), "encoder": "vgg"}}
@@ -156,6 +160,7 @@ def break_no_object(folder, tiny):
         break_other_weights,
         break_truncated,
         break_format,
+        break_axes,
         break_encoder,
         break_json,
         break_no_object,

@@ -42,7 +42,7 @@ class Job:
         def should_stop():
             nonlocal asked
             asked += 1
-            return asked == stop_after_steps
+            return stop_after_steps is not None and asked >= stop_after_steps
 
         train(
             config,
@@ -66,9 +66,7 @@ def test_it_learns_four_pictures_by_heart(tmp_path, four_pictures):
     dataset = PictureDataset("train", four_pictures)
     samples = [dataset[index] for index in range(len(dataset))]
     best = min(
-        evaluate_constant(constant, [(sample.normals, sample.valid) for sample in samples])[
-            "mean_angular_error"
-        ]
+        evaluate_constant(constant, samples)["mean_angular_error"]
         for constant in constant_predictions(dataset).values()
     )
     metrics = json.loads((tmp_path / "output" / "metrics.json").read_text())
@@ -120,6 +118,24 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, four_pictures):
     other = dataclasses.replace(SMALL, size="S", encoder_weights="random")
     with pytest.raises(ValueError, match=r"size=tiny.*size=S"):
         job.run(other, {"train": four_pictures})
+
+
+def test_a_checkpoint_of_other_pictures_is_refused(tmp_path, four_pictures):
+    job = Job(tmp_path)
+    job.run(dataclasses.replace(SMALL, epochs=1), {"train": four_pictures})
+    for _ in write_dataset(tmp_path / "other", count=5, width=64, height=64, seed=4, kind="objects"):
+        pass
+    with pytest.raises(ValueError, match="other pictures"):
+        job.run(dataclasses.replace(SMALL, epochs=2), {"train": tmp_path / "other"})
+
+
+def test_a_stop_while_measuring_leaves_the_model(tmp_path, four_pictures):
+    job = Job(tmp_path)
+    channels = {"train": four_pictures, "validation": four_pictures}
+    # Asked 4 times for the baseline, once after the only step, then in the final measurement.
+    job.run(dataclasses.replace(SMALL, epochs=1), channels, stop_after_steps=7)
+    assert json.loads((tmp_path / "model/model.json").read_text())["trained"]["step"] == 1
+    assert not (tmp_path / "output/metrics.json").exists()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

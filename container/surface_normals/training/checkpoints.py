@@ -1,7 +1,7 @@
 """Checkpoints: all that a restarted job needs, in one file that is either whole or not there.
 
 `step-00000120.safetensors` holds network, averaged weights and optimiser, and in its header the
-step and the configuration; `.sha256` beside it proves it whole. The last two are kept, the older
+step and the job's facts; `.sha256` beside it proves it whole. The last two are kept, the older
 is deleted only when the newer is complete (SageMaker mirrors deletions to S3).
 """
 
@@ -26,17 +26,17 @@ KEEP = 2
 
 @dataclass
 class Checkpoint:
-    """What was restored: the number of steps done, the configuration, and the tensors by name."""
+    """What was restored: the number of steps done, what the trainer said of the job, and the tensors by name."""
 
     step: int
-    config: dict[str, Any]
+    facts: dict[str, Any]
     tensors: dict[str, Tensor]
 
 
-def save_checkpoint(folder: Path, step: int, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def save_checkpoint(folder: Path, step: int, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Write the checkpoint of `step`, then delete all but the last two."""
     on_cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    data = save(on_cpu, metadata={"step": str(step), "config": json.dumps(config)})
+    data = save(on_cpu, metadata={"step": str(step), "facts": json.dumps(facts)})
     path = folder / f"step-{step:08d}.safetensors"
     write_atomically(_checksum_path(path), hashlib.sha256(data).hexdigest().encode())
     write_atomically(path, data)
@@ -53,9 +53,9 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             logger.warning("%s is damaged or incomplete; trying the one before", path)
             continue
         with safe_open(path, framework="pt") as file:
-            facts = file.metadata()
+            header = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        return Checkpoint(int(facts["step"]), json.loads(facts["config"]), tensors)
+        return Checkpoint(int(header["step"]), json.loads(header["facts"]), tensors)
     return None
 
 

@@ -6,7 +6,9 @@ masks/room/0001.png       optional: pixels that are black do not count
 dataset.json              {"axes": "rdf", "coding": "png16", "invalid": "zero"}
 """
 
+import hashlib
 import json
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +76,11 @@ class PictureDataset:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same names: what the order of the training batches hangs on."""
+        return hashlib.sha256("\0".join(self.names).encode()).hexdigest()
+
     def __getitem__(self, index: int) -> Sample:
         """Read one sample. Raises ValueError naming the file when it is damaged or does not fit."""
         name = self.names[index]
@@ -87,7 +94,9 @@ class PictureDataset:
         if self.masks:
             valid &= self._read_mask(self.masks[name], valid.shape)
         length = np.linalg.norm(normals, axis=2)
-        valid &= length > 0.1  # also false for NaN; shorter is no direction but a rounded zero
+        valid &= np.isfinite(length) & (
+            length > 0.1
+        )  # also false for NaN; shorter is no direction but a rounded zero
         unit = np.where(valid[:, :, None], normals / np.where(valid, length, 1)[:, :, None], 0)
         return Sample(name, picture, axes.convert(unit.astype(np.float32), self.description["axes"]), valid)
 
@@ -102,13 +111,26 @@ class PictureDataset:
         coding = self.description["coding"]
         try:
             stored = np.load(path, allow_pickle=False) if coding == "npy" else _read_png(path, coding)
-        except (ValueError, OSError, RuntimeError, EOFError) as error:
+        except (
+            ValueError,
+            OSError,
+            RuntimeError,
+            EOFError,
+            SyntaxError,
+            TypeError,
+            tokenize.TokenError,
+        ) as error:
             raise ValueError(
                 f"channel {self.channel!r}: {path} is not readable as {coding}: {error}"
             ) from error
-        if stored.ndim != 3 or stored.shape[2] != 3 or (coding == "npy") != (stored.dtype.kind == "f"):
+        if (
+            not isinstance(stored, np.ndarray)
+            or stored.ndim != 3
+            or stored.shape[2] != 3
+            or (coding == "npy") != (stored.dtype.kind == "f")
+        ):
             raise ValueError(
-                f"channel {self.channel!r}: {path} is {stored.dtype} {stored.shape}; "
+                f"channel {self.channel!r}: {path} is {_kind(stored)}; "
                 f"{coding} normals are {'float16 or float32' if coding == 'npy' else 'RGB'} (height, width, 3)"
             )
         valid: NDArray[np.bool_] = np.ones(stored.shape[:2], dtype=np.bool_)
@@ -180,6 +202,10 @@ def _find_files(channel: str, folder: Path, kind: str) -> dict[str, Path]:
             raise ValueError(f"channel {channel!r}: {files[name]} and {path} have the same name; keep one")
         files[name] = path
     return files
+
+
+def _kind(stored: object) -> str:
+    return f"{stored.dtype} {stored.shape}" if isinstance(stored, np.ndarray) else type(stored).__name__
 
 
 def _size(array: NDArray[np.generic]) -> str:

@@ -1,16 +1,17 @@
 """The field's eight numbers, over all valid pixels of all pictures together, and what they are compared with."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from surface_normals.predictor import SurfaceNormalPredictor
-from surface_normals.training.dataset import PictureDataset
+from surface_normals.training.dataset import PictureDataset, Sample
 
 THRESHOLDS_DEGREES = (5.0, 7.5, 11.25, 22.5, 30.0)
 BINS_PER_DEGREE = 1000
+ALWAYS_FACING = np.array([0, 0, -1], np.float32)
 
 Normals = NDArray[np.float32]
 
@@ -52,7 +53,7 @@ class AngularErrors:
         The median is read off a histogram of 0.001 degree. Raises ValueError when nothing was added.
         """
         if self.count == 0:
-            raise ValueError("no valid pixel to measure on")
+            raise ValueError("no pixel has truth: all normals are zero, or masked, in every picture measured")
         middle = int(np.searchsorted(np.cumsum(self.histogram), self.count / 2))
         return {
             "mean_angular_error": self.total / self.count,
@@ -70,10 +71,19 @@ def metric_name(threshold_degrees: float) -> str:
     return f"percent_below_{threshold_degrees:g}".replace(".", "_")
 
 
-def evaluate(predictor: SurfaceNormalPredictor, dataset: PictureDataset) -> dict[str, float]:
-    """The predictor's eight numbers on a data set, every picture at its own size."""
+def evaluate(
+    predictor: SurfaceNormalPredictor,
+    dataset: PictureDataset,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """The predictor's eight numbers on a data set, every picture at its own size; None when stopped.
+
+    Raises ValueError when no pixel has truth.
+    """
     errors = AngularErrors()
     for index in range(len(dataset)):
+        if should_stop():
+            return None
         sample = dataset[index]
         (prediction,) = predictor.predict([sample.picture])
         errors.add(prediction.normals, sample.normals, sample.valid)
@@ -97,7 +107,7 @@ def constant_predictions(dataset: PictureDataset) -> dict[str, Normals]:
         if one_size:
             sums = masked if sums is None else sums + masked
     constants = {
-        "always facing the camera": np.array([0, 0, -1], np.float32),
+        "always facing the camera": ALWAYS_FACING,
         "mean normal": total.astype(np.float32),
     }
     if one_size and sums is not None:
@@ -106,10 +116,12 @@ def constant_predictions(dataset: PictureDataset) -> dict[str, Normals]:
 
 
 def evaluate_constant(
-    constant: Normals, samples: Iterable[tuple[Normals, NDArray[np.bool_]]]
-) -> dict[str, float]:
-    """The eight numbers of a constant, (3,) or (H, W, 3), on pairs of truth and valid mask."""
+    constant: Normals, samples: Iterable[Sample], should_stop: Callable[[], bool] = lambda: False
+) -> dict[str, float] | None:
+    """The eight numbers of a constant, (3,) or (H, W, 3), on samples; None when stopped."""
     errors = AngularErrors()
-    for truth, valid in samples:
-        errors.add(np.broadcast_to(constant, truth.shape), truth, valid)
+    for sample in samples:
+        if should_stop():
+            return None
+        errors.add(np.broadcast_to(constant, sample.normals.shape), sample.normals, sample.valid)
     return errors.metrics()

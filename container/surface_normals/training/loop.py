@@ -17,13 +17,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from surface_normals import predictor
 from surface_normals.artifact import save_artifact, write_atomically
+from surface_normals.codecs import MIN_SIDE
 from surface_normals.device import pick_device
 from surface_normals.network import SHAPES, SurfaceNormalNetwork
 from surface_normals.training import checkpoints
 from surface_normals.training.batches import Batch, steps_per_epoch, training_batches
 from surface_normals.training.config import Config
 from surface_normals.training.dataset import PictureDataset
-from surface_normals.training.evaluation import evaluate, evaluate_constant
+from surface_normals.training.evaluation import ALWAYS_FACING, evaluate, evaluate_constant
 from surface_normals.training.losses import angular_mf_loss
 from surface_normals.training.pretrained import start_encoder
 
@@ -61,10 +62,10 @@ def run(
     if validation_set is None:
         logger.warning("no channel 'validation': the model will not be measured")
     else:
-        _log_baseline(validation_set)
+        _log_baseline(validation_set, should_stop)
 
     trainer = Trainer(config, channels, num_steps=config.epochs * steps_per_epoch(config, len(training_set)))
-    trainer.resume(checkpoint_dir)
+    trainer.resume(checkpoint_dir, training_set)
     logger.info(
         "%d pictures, %d validation pictures, %d steps of %d, %.1f M parameters on %s",
         len(training_set),
@@ -82,14 +83,18 @@ def run(
         progress.add(*trainer.train_step(batch))
         if should_stop():
             break
+        if time.monotonic() >= checkpoint_due:
+            progress.flush()  # refuses to go on from numbers that are not finite
+            trainer.save_checkpoint(checkpoint_dir, training_set)
+            checkpoint_due = time.monotonic() + config.checkpoint_minutes * 60
         epoch, rest = divmod(trainer.step, epoch_steps)
         if rest == 0 and validation_set and epoch % config.evaluate_epochs == 0 and epoch < config.epochs:
-            _report_metrics(trainer.measure(validation_set), report, trainer.step)
-        if time.monotonic() >= checkpoint_due:
-            trainer.save_checkpoint(checkpoint_dir)
-            checkpoint_due = time.monotonic() + config.checkpoint_minutes * 60
+            progress.flush()
+            _report_metrics(trainer.measure(validation_set, should_stop), report, trainer.step)
+            if should_stop():
+                break
     progress.flush()
-    trainer.save_checkpoint(checkpoint_dir)
+    trainer.save_checkpoint(checkpoint_dir, training_set)
     facts = _facts(config, trainer.step)
     save_artifact(model_dir, trainer.model(), SHAPES[config.size], facts)
 
@@ -102,7 +107,10 @@ def run(
         )
     elif validation_set:
         # Once more from the files, through the code that serves them: what is measured is what is deployed.
-        metrics = evaluate(predictor.load(model_dir), validation_set)
+        metrics = evaluate(predictor.load(model_dir), validation_set, should_stop)
+        if metrics is None:
+            logger.warning("stopped while the finished model was measured; it is in %s", model_dir)
+            return
         _report_metrics(metrics, report, trainer.step)
         save_artifact(model_dir, trainer.model(), SHAPES[config.size], {**facts, "validation": metrics})
         write_atomically(output_dir / "metrics.json", json.dumps(metrics, indent=2).encode())
@@ -115,6 +123,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config, self.num_steps, self.step = config, num_steps, 0
         self.device = pick_device()
+        # Emulated bfloat16, as torch offers it on a T4, is slower than float32.
+        self.use_bfloat16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported(False)
         self.network = SurfaceNormalNetwork(SHAPES[config.size])
         loaded = start_encoder(self.network, config, channels)
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -127,8 +137,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self._rate_share()
         picture, truth, valid = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-        use_bfloat16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=use_bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.use_bfloat16):
             normals, concentration = self.network(picture.float() / 255)
         loss, angle = angular_mf_loss(normals, concentration, truth, valid)
         self.optimizer.zero_grad(set_to_none=True)
@@ -143,34 +152,44 @@ class Trainer:
         """The averaged network: what is measured and shipped."""
         return cast(SurfaceNormalNetwork, self.average.module)
 
-    def measure(self, dataset: PictureDataset) -> dict[str, float]:
-        """The eight numbers of the model as it is now."""
-        return evaluate(predictor.SurfaceNormalPredictor(self.model(), self.device), dataset)
+    def measure(self, dataset: PictureDataset, should_stop: Callable[[], bool]) -> dict[str, float] | None:
+        """The eight numbers of the model as it is now; None when the job was stopped meanwhile."""
+        return evaluate(predictor.SurfaceNormalPredictor(self.model(), self.device), dataset, should_stop)
 
-    def save_checkpoint(self, folder: Path) -> None:
+    def save_checkpoint(self, folder: Path, training_set: PictureDataset) -> None:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         tensors |= checkpoints.pack_optimizer(self.optimizer)
-        checkpoints.save_checkpoint(folder, self.step, asdict(self.config), tensors)
+        checkpoints.save_checkpoint(
+            folder, self.step, {"config": asdict(self.config), "data": training_set.fingerprint}, tensors
+        )
         logger.info("checkpoint of step %d written", self.step)
 
-    def resume(self, folder: Path) -> None:
-        """Go on from the newest whole checkpoint. Raises ValueError when it is of another network."""
+    def resume(self, folder: Path, training_set: PictureDataset) -> None:
+        """Go on from the newest whole checkpoint. Raises ValueError when it is of another network or data set."""
         found = checkpoints.load_checkpoint(folder)
         if found is None:
             logger.info("no checkpoint in %s: starting at step 0", folder)
             return
-        if found.config["size"] != self.config.size:
+        config = found.facts["config"]
+        if config["size"] != self.config.size:
             raise ValueError(
-                f"checkpoint in {folder} is of size={found.config['size']}, this job has size={self.config.size}; "
-                "use the same size or another checkpoint folder"
+                f"checkpoint in {folder} is of size={config['size']}, this job has size={self.config.size}; "
+                "use the same size, or empty the checkpoint folder to start anew"
+            )
+        if found.facts["data"] != training_set.fingerprint:
+            raise ValueError(
+                f"checkpoint in {folder} is of other pictures than those in {training_set.folder}; "
+                "empty the checkpoint folder to start anew"
             )
         self.network.load_state_dict(checkpoints.with_prefix(found.tensors, "network."))
         self.average.load_state_dict(checkpoints.with_prefix(found.tensors, "average."))
         checkpoints.unpack_optimizer(self.optimizer, found.tensors)
         self.step = found.step
         logger.info("resumed from the checkpoint of step %d in %s", self.step, folder)
-        changed = [name for name, value in asdict(self.config).items() if found.config.get(name) != value]
+        changed = [name for name, value in asdict(self.config).items() if config.get(name) != value]
+        if self.step >= self.num_steps:
+            logger.warning("that job was complete: nothing is left to train")
         if changed:
             logger.warning("hyperparameters changed since that checkpoint: %s", ", ".join(changed))
 
@@ -247,22 +266,25 @@ class Progress:
         self._start()
 
 
-def _report_metrics(metrics: dict[str, float], report: Callable[[str, float, int], None], step: int) -> None:
-    for name, value in metrics.items():
+def _report_metrics(
+    metrics: dict[str, float] | None, report: Callable[[str, float, int], None], step: int
+) -> None:
+    for name, value in (metrics or {}).items():
         report(f"val_{name}", value, step)
 
 
-def _log_baseline(dataset: PictureDataset) -> None:
-    samples = ((sample.normals, sample.valid) for sample in map(dataset.__getitem__, range(len(dataset))))
-    facing = evaluate_constant(torch.tensor([0.0, 0.0, -1.0]).numpy(), samples)
-    logger.info(
-        "to beat: 'always facing the camera' scores a mean error of %.2f degrees on validation",
-        facing["mean_angular_error"],
-    )
+def _log_baseline(dataset: PictureDataset, should_stop: Callable[[], bool]) -> None:
+    facing = evaluate_constant(ALWAYS_FACING, (dataset[index] for index in range(len(dataset))), should_stop)
+    if facing:
+        logger.info(
+            "to beat: 'always facing the camera' scores a mean error of %.2f degrees on validation",
+            facing["mean_angular_error"],
+        )
 
 
 def _facts(config: Config, step: int) -> dict[str, Any]:
     return {
+        "sizes": {"training_crop": [config.crop_height, config.crop_width], "smallest_side": MIN_SIDE},
         "trained": {"step": step, "config": asdict(config)},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "revision": _revision(),

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,9 +37,12 @@ def start_encoder(network: SurfaceNormalNetwork, config: Config, channels: Mappi
     digits = path.stem.split("-")[1]
     if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(digits):
         raise ValueError(f"channel {CHANNEL!r}: {path} is damaged: its SHA-256 does not begin with {digits}")
-    weights = torch.load(path, map_location="cpu", weights_only=True)
-    network.encoder.body.load_state_dict(
-        {name: w for name, w in weights.items() if not name.startswith("fc.")}
-    )
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)  # tensors only, no objects
+        body = {name: tensor for name, tensor in weights.items() if not name.startswith("fc.")}
+        network.encoder.body.load_state_dict(body)
+    except (RuntimeError, pickle.UnpicklingError, AttributeError) as error:
+        cause = str(error).splitlines()[-1].strip()
+        raise ValueError(f"channel {CHANNEL!r}: {path} does not hold resnet18's weights: {cause}") from error
     logger.info("the encoder starts from %s", path)
     return True
