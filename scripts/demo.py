@@ -145,6 +145,7 @@ def program_environment(base_dir: Path) -> dict[str, str]:
         "PATH": path,
         "PYTHONPATH": str(ROOT / "container"),
         "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": "1",  # so small a network gains little from more, and loses much on a busy machine
         "SAGEMAKER_BASE_DIR": str(base_dir),
     }
 

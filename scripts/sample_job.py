@@ -24,13 +24,13 @@ LOOK = Look(
 COUNTS = {"train": 1000, "validation": 40, "unseen": 100}
 HYPERPARAMETERS = {  # strings, as SageMaker passes them
     "size": "tiny",
-    "epochs": "18",
+    "epochs": "12",
     "batch_size": "8",
     "learning_rate": "0.001",
     "crop_height": str(HEIGHT),
     "crop_width": str(WIDTH),
-    "evaluate_epochs": "5",
-    "workers": "0",
+    "evaluate_epochs": "4",
+    "workers": "1",
 }
 
 
