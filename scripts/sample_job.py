@@ -24,12 +24,12 @@ LOOK = Look(
 COUNTS = {"train": 1000, "validation": 40, "unseen": 100}
 HYPERPARAMETERS = {  # strings, as SageMaker passes them
     "size": "tiny",
-    "epochs": "12",
+    "epochs": "9",
     "batch_size": "8",
     "learning_rate": "0.001",
     "crop_height": str(HEIGHT),
     "crop_width": str(WIDTH),
-    "evaluate_epochs": "4",
+    "evaluate_epochs": "3",
     "workers": "1",
 }
 
