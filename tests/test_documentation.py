@@ -93,6 +93,12 @@ def test_every_media_type_is_there(media_type):
     assert f"`{media_type}`" in README
 
 
+def test_nothing_is_left_to_fill_in_and_every_picture_is_there():
+    assert not re.findall(r"[A-Z]+_TABLE|DEMO_[A-Z]+", README)
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).is_file(), path
+
+
 def test_every_make_target_is_there_and_no_other():
     targets = set(re.findall(r"^([a-z][a-z-]*):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert targets == set(re.findall(r"`?make ([a-z][a-z-]*)", README)) | set()
