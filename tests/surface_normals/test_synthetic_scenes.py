@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from surface_normals.training.synthetic import KINDS, Look, render
+from surface_normals.training.synthetic.scenes import compose_objects
+from surface_normals.training.synthetic.shapes import Cylinder, Plane, Torus
 
 WIDTH, HEIGHT = 120, 90
 SEEDS = range(12)
@@ -119,6 +121,19 @@ def test_the_look_changes_the_picture_not_the_truth():
     plain = render(3, 64, 48, "objects", Look(texture_contrast=(0.0, 0.0), lights=(2, 2), sensor_noise=0.0))
     assert (busy.normals == plain.normals).all()
     assert (busy.image != plain.image).mean() > 0.5
+
+
+def test_the_look_chooses_the_solids_and_stands_them_upright():
+    look, tables = Look(solids=("cylinder", "torus"), upright=1.0), 0
+    for seed in range(20):
+        surfaces = compose_objects(np.random.default_rng(seed), 64, 48, look).surfaces
+        solids = [surface for surface in surfaces if not isinstance(surface.shape, Plane)]
+        assert solids
+        assert all(isinstance(solid.shape, Cylinder | Torus) for solid in solids)
+        if len(solids) < len(surfaces):
+            tables += 1
+            assert all(solid.rotation[2, 2] == 1 for solid in solids)
+    assert tables > 5
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,9 @@ class Trainer:
         loaded = start_encoder(self.network, config, channels)
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(self.network, multi_avg_fn=self._move_average, use_buffers=True)
-        self.optimizer = torch.optim.AdamW(self._parameter_groups(loaded), lr=config.learning_rate)
+        self.optimizer = torch.optim.AdamW(
+            self._parameter_groups(loaded), lr=config.learning_rate, fused=True
+        )
 
     def train_step(self, batch: Batch) -> tuple[Tensor, Tensor, int]:
         """One step; its loss, its mean angle in radians (both still on the device) and the batch's size."""

@@ -15,6 +15,9 @@ from .rendering import Ambient, Light, Scene, Surface, World, picture
 from .shapes import Box, Cone, Cylinder, Floats, Plane, Shape, Sphere, Torus
 from .textures import PATTERNS, Texture
 
+SOLIDS = {"box": 0.35, "sphere": 0.2, "cylinder": 0.2, "cone": 0.125, "torus": 0.125}
+"""How often each is drawn where all are allowed."""
+
 KINDS = {
     "objects": "one to three solids fill most of the picture, on a table or before a background without depth",
     "rooms": "the inside of a room of 3 to 7 metres with three to eight solids in it",
@@ -26,6 +29,10 @@ KINDS = {
 class Look:
     """How hard the pictures are to read. Pairs are the ends of the range that a scene's value is drawn from."""
 
+    solids: tuple[str, ...] = ("box", "sphere", "cylinder", "cone", "torus")
+    """Which of SOLIDS stand in the scene. Flat faces at any angle are the hardest to read."""
+    upright: float = 0.5
+    """Share of the solids on a table of `objects` that stand upright; the others rest at any angle."""
     texture_contrast: tuple[float, float] = (0.0, 0.5)
     """How much darker than its surroundings a texture's dark colour is; 0 paints every solid evenly."""
     lights: tuple[int, int] = (1, 3)
@@ -68,7 +75,10 @@ def compose_objects(generator: np.random.Generator, width: int, height: int, loo
     for _ in range(generator.choice([1, 1, 2, 3])):
         size = generator.uniform(0.6, 1.0) if not solids else generator.uniform(0.35, 0.8)
         for _ in range(20):
-            shape, rotation = _random_solid(generator, size), _random_pose(generator, upright=0.5 * on_table)
+            shape, rotation = (
+                _random_solid(generator, look, size),
+                _random_pose(generator, upright=look.upright * on_table),
+            )
             position = np.array([0.0, 0.0, _rest_height(shape, rotation)])
             if solids:
                 apart = solids[0].shape.bounding_radius + shape.bounding_radius
@@ -117,7 +127,7 @@ def compose_room(generator: np.random.Generator, width: int, height: int, look: 
         if len(solids) == wanted:
             break
         shrink = 0.5 ** (attempt / (20 * wanted))  # what finds no place is tried smaller
-        shape = _random_solid(generator, shrink * generator.uniform(0.3, 0.75))
+        shape = _random_solid(generator, look, shrink * generator.uniform(0.3, 0.75))
         rotation = _random_pose(generator, upright=0.6)
         reach = np.array([shape.extent(rotation.T @ axis) for axis in np.eye(3)])
         place = generator.uniform(reach, size - reach)
@@ -151,9 +161,10 @@ def _walls(generator: np.random.Generator, look: Look, size: Floats) -> list[Sur
     return surfaces
 
 
-def _random_solid(generator: np.random.Generator, size: float) -> Shape:
+def _random_solid(generator: np.random.Generator, look: Look, size: float) -> Shape:
     """A solid about `size` metres from its centre to its rim."""
-    kind = generator.choice(["box", "sphere", "cylinder", "cone", "torus"], p=[0.35, 0.2, 0.2, 0.125, 0.125])
+    shares = np.array([SOLIDS[name] for name in look.solids])
+    kind = generator.choice(look.solids, p=shares / shares.sum())
     if kind == "box":
         x, y, z = size * generator.uniform(0.4, 0.9, 3)
         return Box((float(x), float(y), float(z)))
