@@ -71,10 +71,14 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Undo `pack_optimizer`."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in with_prefix(tensors, "optimizer.").items():
         index, key = name.split(".")
-        state.setdefault(int(index), {})[key] = value
+        like = parameters[int(index)]
+        # Files know no strides, and a fused optimiser goes through a parameter and its state in memory's order.
+        laid_out = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        state.setdefault(int(index), {})[key] = laid_out
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
