@@ -7,6 +7,10 @@ A model package (its name is in MODEL_PACKAGE, default `surface_normals`) offers
                type (bool, int, float, str, `X | None` or `tuple[X, ...]` of one) and, in its
                metadata, `help`, and where they apply `minimum`, `maximum` (inclusive) or `choices`.
     `train`    does the work; see `Train`.
+    `DISTRIBUTED = True`, which may be left out, has `train` called in one process for each GPU of each
+               host, as torch's launcher does it, with torch.distributed's default process group ready.
+               Only the first process's `report` is heard, and only that one may write. Without it
+               there is one process, whatever the host has, and a job of several hosts is refused.
 `<package>.predictor`
     `load`     `load(model_dir)` returns a `Predictor`: weights on the device and one
                prediction made, so that the first request is as fast as the second.
@@ -73,6 +77,11 @@ def load_training(package: str) -> tuple[type, Train]:
     """`(Config, train)` of a model package. Raises ModelPackageError saying what is missing."""
     module = _import(package, "training")
     return cast(type, _name(module, "Config")), cast(Train, _name(module, "train"))
+
+
+def is_distributed(package: str) -> bool:
+    """Whether `train` may be called in several processes together. Raises ModelPackageError."""
+    return bool(getattr(_import(package, "training"), "DISTRIBUTED", False))
 
 
 def load_predictor(package: str, model_dir: Path) -> Predictor:

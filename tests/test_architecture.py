@@ -22,16 +22,33 @@ MAY_IMPORT = {
     "serving": ({"model_api", "logs", "metrics"}, {"flask", "gunicorn", "prometheus_client", "werkzeug"}),
     "metrics": (set(), {"pynvml"}),
     "surface_normals": (set(), {"numpy", "PIL", "safetensors", "torch"}),
-    "surface_normals.training": ({"surface_normals"}, {"numpy", "PIL", "safetensors", "torch"}),
+    "surface_normals.training": (
+        {"surface_normals"},
+        {"numpy", "PIL", "safetensors", "torch", "matplotlib", "onnxruntime"},
+    ),
 }
-# torchvision costs seconds and 165 MB: only where there is nothing else.
-TORCHVISION = {"surface_normals.network": "resnet18", "surface_normals.training.dataset": "16-bit PNGs"}
+# torchvision and timm cost seconds and 165 MB: only where there is nothing else.
+HEAVY = {
+    "torchvision": {
+        "surface_normals.encoders": "encoders",
+        "surface_normals.training.truth_files": "16-bit PNGs",
+    },
+    "timm": {"surface_normals.encoders": "encoders"},
+}
+# The contract layer is the standard library's; torch only where processes that train together are started.
+LAUNCHES = {"training.launch", "training.process_group"}
 # The environment is read in two files, so that the settings can be listed; the third has one variable of CUDA's own.
 READ_ENVIRONMENT = {"training.environment", "serving.settings", "surface_normals.device"}
 
 # What each image starts, and what it finds by name at run time: the seam, and the programs it starts.
 PROGRAMS = {
-    "Dockerfile.train": {"train", "training.rank", "metrics.agent", "surface_normals.training"},
+    "Dockerfile.train": {
+        "train",
+        "training.rank",
+        "training.launch",
+        "metrics.agent",
+        "surface_normals.training",
+    },
     "Dockerfile.serve": {
         "serve",
         "serving.gunicorn_conf",
@@ -87,8 +104,10 @@ def test_each_module_imports_only_what_its_room_may(name):
         top = imported.partition(".")[0]
         if imported in FILES:
             assert room_of(imported) in {room} | ours, f"{name} imports {imported}"
-        elif top == "torchvision":
-            assert name in TORCHVISION, f"{name} imports {imported}"
+        elif name in LAUNCHES:
+            assert top in sys.stdlib_module_names | {"torch"}, f"{name} imports {imported}"
+        elif top in HEAVY:
+            assert name in HEAVY[top], f"{name} imports {imported}"
         else:
             assert top in sys.stdlib_module_names | third_party, f"{name} imports {imported}"
 

@@ -25,6 +25,8 @@ def hyperparameter_row(row):
         allowed = ", ".join(f"`{choice}`" for choice in given["choices"])
     elif row.type in (bool, "bool"):
         allowed = "`true`, `false`"
+    elif row.type in (str, "str"):
+        allowed = "a name"
     else:
         allowed = (
             f"{given['minimum']:g} to {given['maximum']:g}"
@@ -32,7 +34,8 @@ def hyperparameter_row(row):
             else f"from {given['minimum']:g}"
         )
     default = str(row.default).lower() if isinstance(row.default, bool) else row.default
-    return f"| `{row.name}` | `{default}` | {allowed} | {given['help']} |"
+    shown = "" if default == "" else f"`{default}`"
+    return f"| `{row.name}` | {shown} | {allowed} | {given['help']} |"
 
 
 def setting_row(row):
@@ -66,6 +69,10 @@ def test_every_training_variable_is_there_with_its_default(tmp_path):
     defaults = {
         "MODEL_PACKAGE": environment.model_package,
         "STOP_GRACE_SECONDS": f"{environment.stop_grace_seconds:g}",
+        "PROCESSES_PER_HOST": "auto",
+        "RENDEZVOUS_PORT": str(environment.rendezvous_port),
+        "RENDEZVOUS_TIMEOUT_SECONDS": f"{environment.rendezvous_timeout_seconds:g}",
+        "COLLECTIVE_TIMEOUT_SECONDS": f"{environment.collective_timeout_seconds:g}",
         "GPU_METRICS": "on" if environment.gpu_metrics else "off",
         "METRICS_PROJECT": environment.metrics_project,
         "SAGEMAKER_BASE_DIR": "/opt/ml",
@@ -75,9 +82,9 @@ def test_every_training_variable_is_there_with_its_default(tmp_path):
     # The program reads no other variable of ours: what it reads is written in capitals in that one file.
     read = set(re.findall(r'"([A-Z][A-Z_]+)"', (ROOT / "container/training/environment.py").read_text()))
     set_by_sagemaker = {"TRAINING_JOB_NAME", "TRAINING_JOB_ARN", "AWS_REGION", "AWS_DEFAULT_REGION"}
-    assert read - set_by_sagemaker - {"PYTHONPATH", "PYTHONUNBUFFERED", "OMP_WAIT_POLICY", "PASSIVE"} == set(
-        defaults
-    )
+    not_ours = {"PYTHONPATH", "PYTHONUNBUFFERED", "OMP_WAIT_POLICY", "PASSIVE", "CUDA_VISIBLE_DEVICES"}
+    set_by_torch = {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
+    assert read - set_by_sagemaker - set_by_torch - not_ours == set(defaults)
 
 
 @pytest.mark.parametrize("name", [name for name, _, _ in METRICS])

@@ -6,14 +6,15 @@ ever unpickled.
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from surface_normals.network import IMAGENET_MEAN, IMAGENET_STD, Shape, SurfaceNormalNetwork
+from surface_normals.encoders import IMAGENET_MEAN, IMAGENET_STD
+from surface_normals.network import Shape, SurfaceNormalNetwork
 
 FORMAT = 1
 CONVENTIONS: dict[str, Any] = {
@@ -29,12 +30,10 @@ CONVENTIONS: dict[str, Any] = {
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
-def save_artifact(
-    model_dir: Path, network: SurfaceNormalNetwork, shape: Shape, facts: dict[str, Any]
-) -> None:
+def save_artifact(model_dir: Path, network: SurfaceNormalNetwork, facts: dict[str, Any]) -> None:
     """Write both files, each under a temporary name first. `facts` (sizes, metrics, versions, ...) are added
     to the description."""
-    description = {"format": FORMAT, "architecture": asdict(shape), **CONVENTIONS, **facts}
+    description = {"format": FORMAT, "architecture": asdict(network.shape), **CONVENTIONS, **facts}
     weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
     write_atomically(model_dir / WEIGHTS, save(weights))
     write_atomically(model_dir / DESCRIPTION, json.dumps(description, indent=2).encode())
@@ -56,13 +55,7 @@ def load_artifact(model_dir: Path) -> tuple[SurfaceNormalNetwork, dict[str, Any]
         for name, value in CONVENTIONS.items():
             if description[name] != value:
                 raise ValueError(f"{name} {description[name]!r}; this version has {value!r}")
-        architecture = description["architecture"]
-        shape = Shape(
-            architecture["encoder"],
-            tuple(architecture["encoder_widths"]),
-            int(architecture["decoder_width"]),
-        )
-        network = SurfaceNormalNetwork(shape)
+        network = SurfaceNormalNetwork(_read_shape(description["architecture"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} does not describe a model of ours: {error!r}") from error
     try:
@@ -73,6 +66,17 @@ def load_artifact(model_dir: Path) -> tuple[SurfaceNormalNetwork, dict[str, Any]
             f"{model_dir / WEIGHTS} does not fit the architecture in {DESCRIPTION}: {cause}"
         ) from error
     return network.eval(), description
+
+
+def _read_shape(architecture: dict[str, Any]) -> Shape:
+    """The stored shape; each value of its own type, as what builds the network is no place for surprises."""
+    if unknown := architecture.keys() - {field.name for field in fields(Shape)}:
+        raise ValueError(f"architecture has {', '.join(sorted(unknown))}, which this version does not know")
+    shape = Shape(**{**architecture, "encoder_widths": tuple(architecture["encoder_widths"])})
+    for value in (*shape.encoder_widths, shape.decoder_width):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"architecture has a width of {value!r}")
+    return shape
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -1,23 +1,26 @@
 """The network: a picture to a unit normal and a concentration for every pixel.
 
-An encoder gives features at 1/2, 1/4, ... of the picture's size. A light feature pyramid adds them up
-from the coarsest to the finest; GroupNorm throughout, as batches are small. The result is enlarged
-bilinearly and normalised. Every level also sees the direction of its pixels' rays, as in DSINE
-(CVPR 2024), under an assumed field of view of 60 degrees, and a summary of the whole picture: light
-and camera concern all of it.
+An encoder gives features at 1/2, 1/4, ... of the picture's size (where it begins at 1/4, one
+convolution of the picture stands for 1/2). A light feature pyramid adds them up from the coarsest
+to the finest; GroupNorm throughout, as batches are small. The result is enlarged bilinearly and
+normalised. Every level also sees the direction of its pixels' rays, as in DSINE (CVPR 2024), under
+the picture's own camera or an assumed field of view of 60 degrees, and a summary of the whole
+picture: light and camera concern all of it.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from surface_normals.encoders import IMAGENET_MEAN, IMAGENET_STD, build_encoder, conv_norm_relu
+
 ASSUMED_FIELD_OF_VIEW_DEGREES = 60.0
 MIN_CONCENTRATION = 0.01
+DETAIL_WIDTH = 32
+INTRINSICS = ("given", "assume", "off")
 
 
 @dataclass(frozen=True)
@@ -26,15 +29,27 @@ class Shape:
 
     encoder: str
     encoder_widths: tuple[int, ...]
-    """Channels at 1/2, 1/4, ... of the picture's size."""
+    """Channels at the encoder's sizes, fine to coarse; empty stands for what the encoder has."""
     decoder_width: int
     """Channels of every level of the pyramid, a multiple of 8."""
+    intrinsics: str = "assume"
+    """Whose rays the levels see: of the camera that is `given`, of the assumed one, or none (`off`)."""
 
 
 SHAPES = {
     "tiny": Shape("plain", (16, 32, 64, 96, 128), 32),
     "S": Shape("resnet18", (64, 64, 128, 256, 512), 128),
+    "M": Shape("convnext_tiny", (96, 192, 384, 768), 128),
+    "L": Shape("convnext_base", (128, 256, 512, 1024), 192),
 }
+
+
+def shape_of(size: str, encoder: str = "", intrinsics: str = "assume") -> Shape:
+    """The shape of a size, with another encoder than its own where one is named."""
+    shape = replace(SHAPES[size], intrinsics=intrinsics)
+    if encoder in ("", shape.encoder):
+        return shape
+    return replace(shape, encoder=encoder, encoder_widths=())
 
 
 class SurfaceNormalNetwork(nn.Module):
@@ -49,78 +64,46 @@ class SurfaceNormalNetwork(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        widths, width = shape.encoder_widths, shape.decoder_width
-        self.stride = 2 ** len(widths)
+        if shape.intrinsics not in INTRINSICS:
+            raise ValueError(f"intrinsics {shape.intrinsics!r}; there are {', '.join(INTRINSICS)}")
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
-        self.encoder = ENCODERS[shape.encoder](widths)
-        self.lateral = nn.ModuleList(nn.Conv2d(channels + 2, width, kernel_size=1) for channels in widths)
+        self.encoder = build_encoder(shape.encoder, shape.encoder_widths)
+        self.stride = self.encoder.strides[-1]
+        self.shape = replace(shape, encoder_widths=self.encoder.widths)
+        widths, width = self.encoder.widths, shape.decoder_width
+        self.detail: nn.Sequential | None = None
+        if self.encoder.strides[0] > 2:
+            self.detail = conv_norm_relu(3, DETAIL_WIDTH, stride=2)
+            widths = (DETAIL_WIDTH, *widths)
+        rays = 0 if shape.intrinsics == "off" else 2
+        self.lateral = nn.ModuleList(nn.Conv2d(channels + rays, width, kernel_size=1) for channels in widths)
         self.summary = nn.Linear(widths[-1], width)
         self.smooth = nn.ModuleList(conv_norm_relu(width, width) for _ in widths[:-1])
-        self.head = nn.Conv2d(width + 2, 4, kernel_size=3, padding=1)
+        self.head = nn.Conv2d(width + rays, 4, kernel_size=3, padding=1)
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, picture: Tensor, intrinsics: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`intrinsics` (B, 4): fx, fy, cx, cy in the picture's pixels, a row of NaN where the camera is unknown.
+
+        Only a network with intrinsics=given looks at them.
+        """
         size = picture.shape[-2:]
-        features = self.encoder((picture - self.mean) / self.std)
-        levels = [lateral(with_rays(x)) for lateral, x in zip(self.lateral, features, strict=True)]
+        picture = (picture - self.mean) / self.std
+        features = self.encoder(picture)
+        if self.detail is not None:
+            features = [self.detail(picture), *features]
+        if self.shape.intrinsics != "given":
+            intrinsics = None
+
+        def seen(x: Tensor) -> Tensor:
+            return x if self.shape.intrinsics == "off" else with_rays(x, size, intrinsics)
+
+        levels = [lateral(seen(x)) for lateral, x in zip(self.lateral, features, strict=True)]
         x = levels[-1] + self.summary(features[-1].mean(dim=(2, 3)))[:, :, None, None]
         for finer, smooth in zip(reversed(levels[:-1]), self.smooth, strict=True):
             x = smooth(enlarge(x, finer.shape[-2:]) + finer)
-        x = enlarge(self.head(with_rays(x)).float(), size)
+        x = enlarge(self.head(seen(x)).float(), size)
         return unit(x[:, :3]), F.softplus(x[:, 3:]) + MIN_CONCENTRATION
-
-
-class PlainEncoder(nn.Module):
-    """Two convolutions a level from random start: small enough to learn on two processor cores."""
-
-    def __init__(self, widths: tuple[int, ...]) -> None:
-        super().__init__()
-        before = (3, *widths[:-1])
-        self.levels = nn.ModuleList(
-            nn.Sequential(conv_norm_relu(a, b, stride=2), conv_norm_relu(b, b))
-            for a, b in zip(before, widths, strict=True)
-        )
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        features = []
-        for level in self.levels:
-            x = level(x)
-            features.append(x)
-        return features
-
-
-class ResNetEncoder(nn.Module):
-    """torchvision's resnet18 without its classifier."""
-
-    def __init__(self, widths: tuple[int, ...]) -> None:
-        super().__init__()
-        from torchvision.models import resnet18  # seconds and 165 MB that the tiny network can do without
-
-        self.body = resnet18(weights=None)
-        self.body.fc = nn.Identity()
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        body = self.body
-        features = [body.relu(body.bn1(body.conv1(x)))]
-        x = body.maxpool(features[0])
-        for level in (body.layer1, body.layer2, body.layer3, body.layer4):
-            x = level(x)
-            features.append(x)
-        return features
-
-
-ENCODERS: dict[str, type[PlainEncoder] | type[ResNetEncoder]] = {
-    "plain": PlainEncoder,
-    "resnet18": ResNetEncoder,
-}
-
-
-def conv_norm_relu(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=stride, padding=1, bias=False),
-        nn.GroupNorm(8, channels_out),
-        nn.ReLU(inplace=True),
-    )
 
 
 def enlarge(x: Tensor, size: torch.Size) -> Tensor:
@@ -132,14 +115,27 @@ def unit(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().sum(dim=1, keepdim=True) + 1e-12)
 
 
-def with_rays(x: Tensor) -> Tensor:
-    """(B, C, H, W) with two channels more: x/z and y/z of each pixel's ray."""
+def with_rays(x: Tensor, picture_size: torch.Size, intrinsics: Tensor | None) -> Tensor:
+    """(B, C, H, W) with two channels more: x/z and y/z of each pixel's ray.
+
+    `intrinsics` (B, 4) are in pixels of a picture of `picture_size`; without them, and in their rows
+    of NaN, the camera is the assumed one.
+    """
     height, width = x.shape[-2:]
     focal = max(height, width) / 2 / math.tan(math.radians(ASSUMED_FIELD_OF_VIEW_DEGREES / 2))
     u = (torch.arange(width, device=x.device, dtype=x.dtype) + 0.5 - width / 2) / focal
     v = (torch.arange(height, device=x.device, dtype=x.dtype) + 0.5 - height / 2) / focal
     rays = torch.stack([u.expand(height, width), v[:, None].expand(height, width)])
-    return torch.cat([x, rays.expand(x.shape[0], 2, height, width)], dim=1)
+    rays = rays.expand(x.shape[0], 2, height, width)
+    if intrinsics is not None:
+        fx, fy, cx, cy = intrinsics.float()[:, :, None, None].unbind(dim=1)
+        across = (torch.arange(width, device=x.device) + 0.5) * (picture_size[1] / width)
+        down = (torch.arange(height, device=x.device) + 0.5) * (picture_size[0] / height)
+        own_u = ((across - cx) / fx).expand(-1, height, width)
+        own_v = ((down[:, None] - cy) / fy).expand(-1, height, width)
+        own = torch.stack([own_u, own_v], dim=1).to(x.dtype)
+        rays = torch.where(own.isnan(), rays, own)
+    return torch.cat([x, rays], dim=1)
 
 
 def expected_error_degrees(concentration: Tensor) -> Tensor:

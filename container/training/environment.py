@@ -9,12 +9,14 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from model_api import DEFAULT_PACKAGE
 from training.channels import discover
 
+PLACE = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
 PROGRAM_DIR = Path(__file__).resolve().parents[1]
 
 
@@ -54,9 +56,22 @@ class Environment:
     current_host: str
     hosts: tuple[str, ...]
     """All hosts of the job in the order every host agrees on: algo-2 before algo-10."""
+    resources: Mapping[str, Any]
+    """resourceconfig.json as it is; any key may be missing."""
+    num_gpus: int
+    """Those visible to this host's processes."""
+    processes_per_host: int
+    """The visible GPUs, or one process on the CPU, unless the job says otherwise."""
+    rendezvous_port: int
+    rendezvous_timeout_seconds: float
+    """For the other hosts to come."""
+    collective_timeout_seconds: float
+    """For the other processes to take part in one exchange."""
     hyperparameters: Mapping[str, Any]
     """As the file has them: strings on SageMaker, any JSON value where a person wrote the file."""
     channels: Mapping[str, Path]
+    declared_channels: Mapping[str, Any]
+    """inputdataconfig.json as it is."""
     checkpoint_dir: Path
     checkpoints_declared: bool
     """Whether the job says that SageMaker copies `checkpoint_dir` to S3 and back."""
@@ -64,6 +79,22 @@ class Environment:
     stop_grace_seconds: float
     gpu_metrics: bool
     metrics_project: str
+
+    @property
+    def host_rank(self) -> int:
+        """This host's place among `hosts`; the first one leads."""
+        return self.hosts.index(self.current_host)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process among those that train together, as torch's launcher numbers them."""
+
+    rank: int
+    """Among all of the job."""
+    local_rank: int
+    """Among those of this host."""
+    count: int
 
 
 def read_tree(environ: Mapping[str, str] = os.environ) -> Tree:
@@ -75,16 +106,31 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
     """Everything the job was told. Raises ValueError naming the file or variable that is wrong."""
     tree = read_tree(environ)
     resources = _read_object(tree.config_dir / "resourceconfig.json")
+    declared = _read_object(tree.config_dir / "inputdataconfig.json")
     checkpoints = _read_object(tree.config_dir / "checkpointconfig.json")
     current_host = resources.get("current_host") or "algo-1"
+    hosts = tuple(sorted(resources.get("hosts") or [current_host], key=_natural))
+    if current_host not in hosts:
+        raise ValueError(
+            f"{tree.config_dir / 'resourceconfig.json'}: current_host {current_host!r} is not among "
+            f"hosts ({', '.join(hosts)})"
+        )
+    num_gpus = visible_gpus(environ)
     arn = environ.get("TRAINING_JOB_ARN", "")
     return Environment(
         tree=tree,
         job_name=environ.get("TRAINING_JOB_NAME") or arn.rpartition("/")[2] or "local",
         current_host=current_host,
-        hosts=tuple(sorted(resources.get("hosts") or [current_host], key=_natural)),
+        hosts=hosts,
+        resources=resources,
+        num_gpus=num_gpus,
+        processes_per_host=_processes(environ, num_gpus),
+        rendezvous_port=_whole(environ, "RENDEZVOUS_PORT", 7777, 65535),
+        rendezvous_timeout_seconds=_seconds(environ, "RENDEZVOUS_TIMEOUT_SECONDS", 900.0),
+        collective_timeout_seconds=_seconds(environ, "COLLECTIVE_TIMEOUT_SECONDS", 600.0),
         hyperparameters=_read_object(tree.config_dir / "hyperparameters.json"),
-        channels=discover(_read_object(tree.config_dir / "inputdataconfig.json"), tree.data_dir),
+        channels=discover(declared, tree.data_dir),
+        declared_channels=declared,
         checkpoint_dir=Path(checkpoints.get("LocalPath") or tree.root / "checkpoints"),
         checkpoints_declared=bool(checkpoints),
         model_package=environ.get("MODEL_PACKAGE") or DEFAULT_PACKAGE,
@@ -93,6 +139,21 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
         gpu_metrics=_switch(environ, "GPU_METRICS"),
         metrics_project=environ.get("METRICS_PROJECT") or "surface-normals",
     )
+
+
+def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> int:
+    """GPUs that torch will find, counted without it: a container has the device files of its own GPUs."""
+    present = sum(1 for _ in devices.glob("nvidia[0-9]*"))
+    chosen = environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return present
+    names = takewhile(lambda name: name not in ("", "-1"), (name.strip() for name in chosen.split(",")))
+    return min(present, sum(1 for _ in names))
+
+
+def read_place(environ: Mapping[str, str] = os.environ) -> Place:
+    """This process's place; alone when no launcher started it."""
+    return Place(*(int(environ.get(name, alone)) for name, alone in PLACE.items()))
 
 
 def rank_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -135,6 +196,19 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < seconds < float("inf"):
         raise ValueError(f"{name} must be a number of seconds above 0, not {text!r}")
     return seconds
+
+
+def _whole(environ: Mapping[str, str], name: str, default: int, maximum: int) -> int:
+    text = environ.get(name) or str(default)
+    if not (text.isdecimal() and 1 <= int(text) <= maximum):
+        raise ValueError(f"{name} must be a whole number from 1 to {maximum}, not {text!r}")
+    return int(text)
+
+
+def _processes(environ: Mapping[str, str], num_gpus: int) -> int:
+    if (environ.get("PROCESSES_PER_HOST") or "auto") != "auto":
+        return _whole(environ, "PROCESSES_PER_HOST", 1, 1024)
+    return max(1, num_gpus)
 
 
 def _switch(environ: Mapping[str, str], name: str) -> bool:

@@ -19,6 +19,10 @@ CAUSE_LIMIT_BYTES = 700
 """What the first line may take, so that a long message leaves room for the frames."""
 INNERMOST_FRAMES = 5
 
+PEER_LOST = "another process of the job ended or stopped answering; its own log, perhaps another host's, has the cause"
+NO_MESSAGE = "and no message; see the log above"
+PEER_ERRORS = {"DistBackendError", "DistNetworkError", "DistStoreError"}
+
 SIGNAL_HINTS: dict[int, str] = {
     signal.SIGKILL: "likely out of memory",
     signal.SIGBUS: "likely /dev/shm is too small for the data loader's workers: use fewer of them",
@@ -38,9 +42,11 @@ def cause(error: BaseException) -> str:
     return _clipped(line, CAUSE_LIMIT_BYTES)
 
 
-def describe(error: BaseException) -> str:
-    """The cause, a hint where there is one, and the innermost frames first."""
+def describe(error: BaseException, process: str | None = None) -> str:
+    """The cause, a hint where there is one, and the innermost frames first. `process`: which of several it was."""
     lines = [cause(error)]
+    if process:
+        lines.append(f"in {process}")
     if hint := _hint(error):
         lines.append(f"Hint: {hint}")
     if error.__cause__ is not None:
@@ -52,18 +58,28 @@ def describe(error: BaseException) -> str:
     return "\n".join(lines)
 
 
-def describe_exit(status: int) -> str:
+def describe_exit(status: int, process: str = "the training process") -> str:
     """A rank that ended without a word. `status`: its exit code, or minus the signal that killed it."""
     if status >= 0:
-        return f"AlgorithmError: the training process ended with exit code {status} and no message; see the log above"
+        return f"AlgorithmError: {process} ended with exit code {status} {NO_MESSAGE}"
     number = -status
     name = signal.Signals(number).name if number in set(signal.Signals) else "a real-time signal"
-    parts = [f"AlgorithmError: the training process was killed by signal {number} ({name})"]
+    parts = [f"AlgorithmError: {process} was killed by signal {number} ({name})"]
     if number in SIGNAL_HINTS:
         parts.append(SIGNAL_HINTS[number])
     if number == signal.SIGKILL and (memory := host_memory.describe()):
         parts.append(memory)
     return "; ".join(parts)
+
+
+def write_first(path: Path, text: str) -> None:
+    """Write the text unless another process of this host was first; what names no cause gives way to what does."""
+    try:
+        first = path.read_text(encoding="utf-8")
+    except OSError:
+        first = ""
+    if not first or (_is_vague(first) and not _is_vague(text)):
+        write(path, text)
 
 
 def write(path: Path, text: str) -> None:
@@ -77,6 +93,10 @@ def write(path: Path, text: str) -> None:
         logger.error("cannot write %s: %s", path, error.strerror)
 
 
+def _is_vague(text: str) -> bool:
+    return PEER_LOST in text or NO_MESSAGE in text
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
@@ -86,6 +106,10 @@ def _hint(error: BaseException) -> str | None:
         return "the GPU's memory is full: lower the batch or picture size, or take a larger instance"
     if isinstance(error, MemoryError):
         return "the host's memory is full: use fewer data-loading workers, or a larger instance"
+    if type(error).__name__ in PEER_ERRORS or "gloo" in str(error):
+        return PEER_LOST
+    if "DataLoader worker" in str(error) and "Bus error" in str(error):
+        return SIGNAL_HINTS[signal.SIGBUS]
     if "DataLoader worker" in str(error) and "signal: Killed" in str(error):
         memory = host_memory.describe()
         return "likely out of memory: use fewer data-loading workers" + (f"; {memory}" if memory else "")

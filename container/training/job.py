@@ -4,6 +4,7 @@ Standard library only: it starts in a moment, refuses bad input before any work,
 to forward a stop, to end every process, and to say why the job failed.
 """
 
+import dataclasses
 import logging
 import os
 import platform
@@ -18,8 +19,9 @@ from pathlib import Path
 import logs
 import model_api
 from metrics.agent_process import start_agent
-from training import channels, failure, hyperparameters
+from training import channels, failure, hyperparameters, peers
 from training.environment import Environment, Tree, rank_environ, read_environment, read_tree
+from training.sm_variables import sm_variables
 from training.stop_signals import Stopped, StopSignals
 
 logger = logging.getLogger("training")
@@ -82,8 +84,7 @@ def run(stop: StopSignals) -> int:
 
 def train(tree: Tree, stop: StopSignals) -> None:
     """The main flow. Returns when a model was written; raises Stopped, RankFailed, or ValueError for bad input."""
-    environment = read_environment()
-    prepare(environment)
+    environment = prepare(read_environment())
     if stop.requested:
         raise Stopped(f"by {stop.name} before training began")
     agent = None
@@ -103,19 +104,14 @@ def train(tree: Tree, stop: StopSignals) -> None:
         raise Stopped(f"by {stop.name}, which ended training before a model was written")
     if status != 0:
         raise RankFailed(status)
-    if not any(path.is_file() for path in tree.model_dir.rglob("*")):
+    if environment.host_rank == 0 and not any(path.is_file() for path in tree.model_dir.rglob("*")):
         if stop.requested:
             raise Stopped(f"by {stop.name}, and the model's train() wrote nothing to {tree.model_dir}")
         raise RuntimeError(f"the model's train() returned and wrote nothing to {tree.model_dir}")
 
 
-def prepare(environment: Environment) -> None:
-    """Say what the job is and refuse what cannot work, before any work. Raises ValueError."""
-    if len(environment.hosts) > 1:
-        raise ValueError(
-            f"the job has {len(environment.hosts)} hosts ({', '.join(environment.hosts)}), and this image trains "
-            "on one: set InstanceCount to 1"
-        )
+def prepare(environment: Environment) -> Environment:
+    """Say what the job is and refuse what cannot work, before any work; the job as it will run. Raises ValueError."""
     tree = environment.tree
     for folder in (tree.output_dir.parent, tree.output_dir, tree.model_dir, environment.checkpoint_dir):
         _make_writable(folder)
@@ -135,20 +131,48 @@ def prepare(environment: Environment) -> None:
         logger.info("ignored, as this image trains its own model: %s", ", ".join(skipped))
     config = hyperparameters.resolve(_config_class(environment.model_package), environment.hyperparameters)
     logger.info("hyperparameters of %s: %s", environment.model_package, hyperparameters.shown(config))
+    return _with_processes(environment)
+
+
+def _with_processes(environment: Environment) -> Environment:
+    """The job with as many processes as its model can use. Raises ValueError where that is not all its hosts."""
+    hosts, each = len(environment.hosts), environment.processes_per_host
+    if model_api.is_distributed(environment.model_package):
+        if not _is_alone(environment):
+            logger.info("%d host(s) with %d process(es) each; %s leads", hosts, each, environment.hosts[0])
+        return environment
+    if hosts > 1:
+        raise ValueError(
+            f"the job has {hosts} hosts ({', '.join(environment.hosts)}), and {environment.model_package} trains in "
+            "one process: set InstanceCount to 1"
+        )
+    if each > 1:
+        logger.warning("%s trains in one process: %d GPUs stay unused", environment.model_package, each - 1)
+    return dataclasses.replace(environment, processes_per_host=1)
+
+
+def _is_alone(environment: Environment) -> bool:
+    return len(environment.hosts) == 1 and environment.processes_per_host == 1
 
 
 def run_rank(environment: Environment, stop: StopSignals) -> int:
-    """Train in a process group of its own; return its status. Raises Stopped when the stop took too long.
+    """Train in another process, or several below torch's launcher; return its status.
+
+    Raises Stopped when the stop took too long.
 
     Only the rank hears of a stop: data loaders that got the signal too would fail in mid-step.
     No process of the group is left behind, however this ends.
     """
+    program = "training.rank" if _is_alone(environment) else "training.launch"
+    variables = sm_variables(environment)
+    if not _is_alone(environment):
+        variables |= peers.variables(environment)
     rank = None
     try:
         with stop.held_back():
             rank = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-m", "training.rank"],
-                env=rank_environ(),
+                [sys.executable, "-X", "faulthandler", "-m", program],
+                env=variables | rank_environ(),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )

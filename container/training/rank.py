@@ -1,50 +1,56 @@
 """Middle of a training job: one process of it, which calls the model's `train`.
 
-`python -m training.rank` is started by job.py, which judges how it ends: 0, or a failure file and 1.
+`python -m training.rank` is started by job.py, which judges how it ends (0, or a failure file and 1), or, as
+one of several, by launch.py.
 """
 
-import ctypes
 import logging
-import signal
 import sys
+from contextlib import nullcontext
 
 import logs
 import model_api
 from training import failure, hyperparameters
-from training.environment import Environment, read_environment, read_tree
+from training.environment import Environment, Place, read_environment, read_place, read_tree
 from training.metric_lines import metric_line
-from training.stop_signals import StopSignals
+from training.process_group import process_group
+from training.stop_signals import StopSignals, end_with_parent
 
 logger = logging.getLogger("training.rank")  # its name when run by `-m` is __main__
-
-PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     stop = StopSignals()
     stop.install()
-    _end_with_parent()
-    logs.configure()
+    end_with_parent()
+    place = read_place()
+    logs.configure("INFO" if place.rank == 0 else "WARNING")
+    process = None
     try:
-        _train(read_environment(), stop)
+        environment = read_environment()
+        if place.count > 1:
+            process = f"process {place.rank + 1} of {place.count}, on {environment.current_host}"
+        _train(environment, place, stop)
     except BaseException as error:  # whatever ends a rank, a model's sys.exit() too, is written down
-        logger.exception("training failed")
-        failure.write(read_tree().failure_file, failure.describe(error))
+        logger.exception("training failed%s", f" in {process}" if process else "")
+        failure.write_first(read_tree().failure_file, failure.describe(error, process))
         return 1
     return 0
 
 
-def _train(environment: Environment, stop: StopSignals) -> None:
+def _train(environment: Environment, place: Place, stop: StopSignals) -> None:
     config_class, train = model_api.load_training(environment.model_package)
-    train(
-        hyperparameters.resolve(config_class, environment.hyperparameters),
-        channels=environment.channels,
-        model_dir=environment.tree.model_dir,
-        output_dir=environment.tree.output_dir,
-        checkpoint_dir=environment.checkpoint_dir,
-        report=report,
-        should_stop=lambda: stop.requested,
-    )
+    several = place.count > 1
+    with process_group(place, environment.collective_timeout_seconds) if several else nullcontext():
+        train(
+            hyperparameters.resolve(config_class, environment.hyperparameters),
+            channels=environment.channels,
+            model_dir=environment.tree.model_dir,
+            output_dir=environment.tree.output_dir,
+            checkpoint_dir=environment.checkpoint_dir,
+            report=report if place.rank == 0 else unheard,
+            should_stop=lambda: stop.requested,
+        )
 
 
 def report(name: str, value: float, step: int) -> None:
@@ -57,13 +63,8 @@ def report(name: str, value: float, step: int) -> None:
         sys.stdout.flush()
 
 
-def _end_with_parent() -> None:
-    """Have the kernel end this process with its parent, even one killed by SIGKILL.
-
-    Outside a container a rank left behind would write the same checkpoints as the next run's.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def unheard(name: str, value: float, step: int) -> None:
+    """What the other processes report: a number printed by each of them would be as many points."""
 
 
 if __name__ == "__main__":

@@ -7,8 +7,11 @@ from surface_normals.training.dataset import Sample
 from surface_normals.training.evaluation import (
     AngularErrors,
     angular_error_degrees,
+    constant_predictions,
     evaluate_constant,
+    evaluate_constants,
     metric_name,
+    picture_metrics,
 )
 
 
@@ -70,3 +73,42 @@ def test_tiny_angles_are_not_lost_to_rounding():
     a = np.array([[0, 0, -1.0]])
     b = np.array([[math.sin(1e-6), 0, -math.cos(1e-6)]])
     assert angular_error_degrees(a, b)[0] == pytest.approx(math.degrees(1e-6), rel=1e-6)
+
+
+def test_one_pictures_numbers_are_those_of_the_pool_of_one():
+    normals, inside = hemisphere(201)
+    errors = angular_error_degrees(np.broadcast_to(FACING, normals.shape)[inside], normals[inside])
+    pooled = evaluate_constant(FACING, [sample(normals, inside)])
+    assert picture_metrics(errors) == pytest.approx(pooled, abs=1e-3)
+
+
+class Walls:
+    """Ten pictures of one pixel row, wall or floor; it counts how many were read."""
+
+    def __init__(self, widths=(2,) * 10):
+        self.widths, self.read = widths, []
+
+    def __len__(self):
+        return len(self.widths)
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        normal = np.array([0, 0, -1] if index % 2 else [0, -1, 0], np.float32)
+        return sample(np.tile(normal, (1, self.widths[index], 1)), np.ones((1, self.widths[index]), bool))
+
+
+def test_constants_come_from_a_bounded_sample_spread_over_the_data():
+    data = Walls()
+    constants = constant_predictions(data, at_most=4)
+    assert data.read == [0, 2, 5, 7]
+    assert set(constants) == {"always facing the camera", "mean normal", "mean normal of each place"}
+
+
+def test_a_constant_of_each_place_needs_pictures_of_its_size():
+    constants = constant_predictions(Walls())
+    same = evaluate_constants(constants, Walls(), lambda: False)
+    assert same["mean normal of each place"]["mean_angular_error"] == pytest.approx(45)
+    assert same["always facing the camera"]["mean_angular_error"] == pytest.approx(45)
+    other = evaluate_constants(constants, Walls((2, 3)), lambda: False)
+    assert set(other) == {"always facing the camera", "mean normal"}
+    assert evaluate_constants(constants, Walls(), lambda: True) is None

@@ -93,7 +93,7 @@ def test_expected_error_is_the_mean_of_its_density(k):
 
 
 def test_artifact_round_trip(tmp_path, tiny):
-    save_artifact(tmp_path, tiny, SHAPES["tiny"], {"revision": "abc"})
+    save_artifact(tmp_path, tiny, {"revision": "abc"})
     network, description = load_artifact(tmp_path)
     for name, tensor in tiny.state_dict().items():
         assert torch.equal(network.state_dict()[name], tensor)
@@ -103,7 +103,7 @@ def test_artifact_round_trip(tmp_path, tiny):
 
 
 def test_a_loaded_model_predicts(tmp_path, tiny):
-    save_artifact(tmp_path, tiny, SHAPES["tiny"], {})
+    save_artifact(tmp_path, tiny, {})
     (output,) = predictor.load(tmp_path).predict([picture(40, 40)])
     assert output.normals.shape == (40, 40, 3)
 
@@ -113,42 +113,40 @@ def break_empty(folder, tiny):
 
 
 def break_weights_missing(folder, tiny):
-    save_artifact(folder, tiny, SHAPES["tiny"], {})
+    save_artifact(folder, tiny, {})
     (folder / "model.safetensors").unlink()
 
 
 def break_other_weights(folder, tiny):
-    save_artifact(folder, tiny, SHAPES["tiny"], {})
+    save_artifact(folder, tiny, {})
     save_file({"something": torch.zeros(3)}, folder / "model.safetensors")
 
 
 def break_truncated(folder, tiny):
-    save_artifact(folder, tiny, SHAPES["tiny"], {})
+    save_artifact(folder, tiny, {})
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
 
 
 def break_format(folder, tiny):
-    save_artifact(folder, tiny, SHAPES["tiny"], {"format": 99})
+    save_artifact(folder, tiny, {"format": 99})
 
 
 def break_axes(folder, tiny):
-    save_artifact(folder, tiny, SHAPES["tiny"], {"axes": "rub"})
+    save_artifact(folder, tiny, {"axes": "rub"})
 
 
 def break_encoder(folder, tiny):
-    save_artifact(
-        folder, tiny, SHAPES["tiny"], {"architecture": {**asdict(SHAPES["tiny"]), "encoder": "vgg"}}
-    )
+    save_artifact(folder, tiny, {"architecture": {**asdict(SHAPES["tiny"]), "encoder": "vgg"}})
 
 
 def break_json(folder, tiny):
-    save_artifact(folder, tiny, SHAPES["tiny"], {})
+    save_artifact(folder, tiny, {})
     (folder / "model.json").write_text("{")
 
 
 def break_no_object(folder, tiny):
-    save_artifact(folder, tiny, SHAPES["tiny"], {})
+    save_artifact(folder, tiny, {})
     (folder / "model.json").write_text(json.dumps([1]))
 
 

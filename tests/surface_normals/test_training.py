@@ -1,20 +1,16 @@
 """The training half as the contract layer calls it, on small generated pictures."""
 
 import dataclasses
-import hashlib
 import json
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torchvision.models import resnet18
 
-from surface_normals.network import SHAPES, SurfaceNormalNetwork
 from surface_normals.training import Config, train
 from surface_normals.training.checkpoints import load_checkpoint, save_checkpoint
 from surface_normals.training.dataset import PictureDataset
 from surface_normals.training.evaluation import constant_predictions, evaluate_constant
-from surface_normals.training.pretrained import start_encoder
 from surface_normals.training.synthetic.dataset import write_dataset
 
 SMALL = Config(size="tiny", crop_height=64, crop_width=64, batch_size=4, workers=0)
@@ -61,7 +57,7 @@ class Job:
 
 def test_it_learns_four_pictures_by_heart(tmp_path, four_pictures):
     job = Job(tmp_path)
-    config = dataclasses.replace(SMALL, epochs=120, learning_rate=2e-3, evaluate_epochs=1000, flip=False)
+    config = dataclasses.replace(SMALL, epochs=120, learning_rate=2e-3, evaluate_epochs=1000, augment="none")
     job.run(config, {"train": four_pictures, "validation": four_pictures})
     dataset = PictureDataset("train", four_pictures)
     samples = [dataset[index] for index in range(len(dataset))]
@@ -73,7 +69,8 @@ def test_it_learns_four_pictures_by_heart(tmp_path, four_pictures):
     assert metrics["mean_angular_error"] < best / 2
     assert metrics["mean_angular_error"] < 10
     description = json.loads((tmp_path / "model" / "model.json").read_text())
-    assert description["validation"] == metrics
+    assert len(description["validation"]) == 8
+    assert description["validation"].items() <= metrics.items()
     assert description["trained"]["step"] == 120
     assert ("val_mean_angular_error", metrics["mean_angular_error"], 120) in job.reported
 
@@ -85,7 +82,9 @@ def test_every_metric_has_its_definition_for_cloudwatch(tmp_path, four_pictures,
     job.run(dataclasses.replace(SMALL, epochs=1), {"train": four_pictures, "validation": four_pictures})
     path = pytestconfig.rootpath / "container" / "surface_normals" / "metric_definitions.json"
     definitions = {entry["Name"]: entry["Regex"] for entry in json.loads(path.read_text())}
-    assert set(definitions) == {name for name, _, _ in job.reported}
+    of_gpus = {"gpu_memory_mib"}
+    assert set(definitions) - of_gpus == {name for name, _, _ in job.reported} - of_gpus
+    assert len(definitions) <= 40  # SageMaker takes no more
     assert all(regex == metric_regex(name) for name, regex in definitions.items())
 
 
@@ -156,29 +155,3 @@ def test_a_damaged_picture_ends_the_job_with_its_name(tmp_path, four_pictures, w
 def test_no_train_channel_is_one_clear_line(tmp_path):
     with pytest.raises(ValueError, match="channel 'train' is missing"):
         Job(tmp_path).run(SMALL, {"validation": tmp_path})
-
-
-def network_s():
-    return SurfaceNormalNetwork(SHAPES["S"])
-
-
-def test_imagenet_weights_come_from_a_file_whose_name_proves_it(tmp_path):
-    torch.manual_seed(5)
-    source = resnet18(weights=None).state_dict()
-    torch.save(source, tmp_path / "weights.pth")
-    digest = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
-    path = (tmp_path / "weights.pth").rename(tmp_path / f"resnet18-{digest[:8]}.pth")
-    network = network_s()
-    assert start_encoder(network, Config(size="S"), {"pretrained": tmp_path})
-    assert torch.equal(network.encoder.body.conv1.weight, source["conv1.weight"])
-    path.rename(tmp_path / "resnet18-00000000.pth")
-    with pytest.raises(ValueError, match="damaged"):
-        start_encoder(network_s(), Config(size="S"), {"pretrained": tmp_path})
-
-
-@pytest.mark.parametrize("channels", [{}, {"pretrained": "empty"}])
-def test_missing_weights_are_no_silent_random_start(tmp_path, channels):
-    channels = dict.fromkeys(channels, tmp_path)
-    with pytest.raises(ValueError, match=r"pretrained.*resnet18-f37072fd\.pth.*encoder_weights=random"):
-        start_encoder(network_s(), Config(size="S"), channels)
-    assert not start_encoder(network_s(), Config(size="S", encoder_weights="random"), channels)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from training import channels
-from training.environment import rank_environ, read_environment
+from training.environment import rank_environ, read_environment, visible_gpus
 
 REAL_RESOURCES = {
     "current_host": "algo-1",
@@ -172,6 +172,12 @@ def test_several_hosts_are_refused_at_once(job):
     assert "InstanceCount to 1" in job.failure
 
 
+def test_a_host_that_is_not_among_the_hosts_is_named(job):
+    job.config("resourceconfig.json", {"current_host": "algo-3", "hosts": ["algo-1", "algo-2"]})
+    with pytest.raises(ValueError, match=r"resourceconfig\.json: current_host 'algo-3' is not among hosts"):
+        read(job)
+
+
 @pytest.mark.parametrize("file", ["hyperparameters.json", "resourceconfig.json", "inputdataconfig.json"])
 @pytest.mark.parametrize("text", ['{"factor": "3"', "", "[1]", "null"])
 def test_a_malformed_file_is_named(job, file, text):
@@ -238,12 +244,34 @@ def test_job_name(job, environ, name):
         ),
         ({"STOP_GRACE_SECONDS": "0"}, "above 0, not '0'"),
         ({"STOP_GRACE_SECONDS": "nan"}, "above 0, not 'nan'"),
+        ({"PROCESSES_PER_HOST": "0"}, "PROCESSES_PER_HOST must be a whole number from 1 to 1024, not '0'"),
+        ({"RENDEZVOUS_PORT": "70000"}, "RENDEZVOUS_PORT must be a whole number from 1 to 65535, not '70000'"),
         ({"GPU_METRICS": "maybe"}, "GPU_METRICS must be on or off, not 'maybe'"),
     ],
 )
 def test_bad_settings_are_named(job, environ, message):
     with pytest.raises(ValueError, match=message):
         read(job, **environ)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "count"),
+    [
+        (None, 2),
+        ("", 0),
+        ("0", 1),
+        ("1,0", 2),
+        ("0,-1,1", 1),
+        ("-1", 0),
+        ("GPU-8a1b, GPU-77", 2),
+        ("0,1,2", 2),
+    ],
+)
+def test_gpus_are_those_that_torch_would_find(tmp_path, chosen, count):
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "nvidia-caps"):
+        (tmp_path / name).touch()
+    assert visible_gpus({} if chosen is None else {"CUDA_VISIBLE_DEVICES": chosen}, tmp_path) == count
+    assert visible_gpus({}, tmp_path / "nowhere") == 0
 
 
 def test_region_reaches_the_rank_under_both_names():

@@ -59,6 +59,11 @@ class OutOfMemoryError(RuntimeError):
         (OutOfMemoryError("CUDA out of memory"), "lower the batch"),
         (MemoryError(), "host's memory is full"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "likely out of memory"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that"),
+            "/dev/shm is too small",
+        ),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"), "another process"),
         (OSError(errno.ENOSPC, "No space left on device"), "VolumeSizeInGB"),
     ],
 )
@@ -129,3 +134,18 @@ def test_memory_without_limit_or_without_files(tmp_path):
     files(tmp_path / "memory", memory__limit_in_bytes="9223372036854771712\n")
     (tmp_path / "memory.events").unlink()
     assert host_memory.describe(tmp_path) == "host memory: no limit is set"
+
+
+def test_of_several_processes_the_first_cause_stays(tmp_path):
+    path = tmp_path / "failure"
+    lost = failure.describe(raised(RuntimeError("[gloo] Connection closed by peer")), "process 1 of 2")
+    exited = failure.describe_exit(1, "process 1 of 2")
+    for vague in (lost, exited):
+        failure.write(path, vague)
+        failure.write_first(path, exited)
+        assert path.read_text() == vague
+        failure.write_first(path, "ClientError: bad picture")
+        assert path.read_text() == "ClientError: bad picture"
+        failure.write_first(path, lost)
+        failure.write_first(path, "AlgorithmError: KeyError: later")
+        assert path.read_text() == "ClientError: bad picture"

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from surface_normals.training.config import Config
 
-__all__ = ["Config", "train"]
+__all__ = ["DISTRIBUTED", "Config", "train"]
+
+DISTRIBUTED = True
+"""`train` may run in several processes together, one for each GPU."""
 
 
 def train(

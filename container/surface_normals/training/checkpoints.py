@@ -1,4 +1,4 @@
-"""Checkpoints: all that a restarted job needs, in one file that is either whole or not there.
+"""While a training runs: checkpoints, all that a restarted job needs, in one file that is either whole or not there.
 
 `step-00000120.safetensors` holds network, averaged weights and optimiser, and in its header the
 step and the job's facts; `.sha256` beside it proves it whole. The last two are kept, the older
@@ -8,8 +8,11 @@ is deleted only when the newer is complete (SageMaker mirrors deletions to S3).
 import hashlib
 import json
 import logging
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -26,7 +29,7 @@ KEEP = 2
 
 @dataclass
 class Checkpoint:
-    """What was restored: the number of steps done, what the trainer said of the job, and the tensors by name."""
+    """What is kept: the number of steps done, what the trainer said of the job, and the tensors by name."""
 
     step: int
     facts: dict[str, Any]
@@ -43,6 +46,60 @@ def save_checkpoint(folder: Path, step: int, facts: dict[str, Any], tensors: dic
     for old in _newest_first(folder)[KEEP:]:
         old.unlink()
         _checksum_path(old).unlink(missing_ok=True)
+    logger.info("checkpoint of step %d written", step)
+
+
+class CheckpointWriter:
+    """Writes checkpoints while the training goes on, one at a time. As a context it waits for the last one."""
+
+    def __init__(self, folder: Path, every_seconds: float) -> None:
+        self._folder, self._every_seconds = folder, every_seconds
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+        self._written_at, self._last_step = time.monotonic(), -1
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is still being written."""
+        return self._pending is not None and not self._pending.done()
+
+    @property
+    def due(self) -> bool:
+        """Whether the last one is old enough for another, and written."""
+        return time.monotonic() - self._written_at >= self._every_seconds and not self.busy
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Copy the tensors, which training changes in place, and begin to write; a step is written once.
+
+        Raises OSError when the one before could not be written.
+        """
+        self.finish()
+        if checkpoint.step == self._last_step:
+            return
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in checkpoint.tensors.items()}
+        self._pending = self._pool.submit(
+            save_checkpoint, self._folder, checkpoint.step, checkpoint.facts, copies
+        )
+        self._written_at, self._last_step = time.monotonic(), checkpoint.step
+
+    def finish(self) -> None:
+        """Wait until all is written. Raises OSError when it could not be."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown()
+        if error is None:
+            self.finish()
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:

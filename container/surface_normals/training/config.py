@@ -15,21 +15,65 @@ def _choice(default: str, help: str, *choices: str) -> Any:
     return field(default=default, metadata={"help": help, "choices": choices})
 
 
+ENCODERS = ("resnet18", "resnet50", "mobilenet_v3_large", "convnext_tiny", "convnext_small", "convnext_base")
+
+
 @dataclass(frozen=True)
 class Config:
     """Defaults suit fine-tuning at 640x480; the ranges catch slips, they are not advice."""
 
     size: str = _choice(
-        "S", "network: `tiny` (0.6 M parameters) or `S` (resnet18 encoder, 14.5 M)", "tiny", "S"
+        "M",
+        "network: `tiny` (0.5 M parameters), `S` (resnet18 encoder, 12 M), `M` (convnext_tiny, 29 M) or "
+        "`L` (convnext_base, 89 M)",
+        "tiny",
+        "S",
+        "M",
+        "L",
+    )
+    encoder: str = field(
+        default="",
+        metadata={
+            "help": "another encoder than the size's own: "
+            + ", ".join(f"`{name}`" for name in ENCODERS)
+            + ", or "
+            "`timm:NAME`, any model of the timm library"
+        },
     )
     encoder_weights: str = _choice(
         "imagenet",
-        "start of `S`'s encoder: `imagenet` (a file in channel `pretrained`) or `random`; `tiny` is always random",
+        "start of the encoder: `imagenet` (a file in channel `pretrained`) or `random`; `tiny`'s own is always random",
         "imagenet",
         "random",
     )
+    intrinsics: str = _choice(
+        "assume",
+        "camera whose rays the network sees: the `given` one of each picture, one of 60 degrees (`assume`), or `off`",
+        "given",
+        "assume",
+        "off",
+    )
+    loss: str = _choice(
+        "angmf",
+        "what is minimised: the Angular von Mises-Fisher likelihood (`angmf`), the angle (`angular`) or 1 - its cosine "
+        "(`cosine`); the expected error is learnt with each",
+        "angmf",
+        "angular",
+        "cosine",
+    )
     epochs: int = _number(20, "passes over the training pictures", 1, 100_000)
     batch_size: int = _number(8, "pictures a step", 1, 4096)
+    accumulate: int = _number(
+        1, "portions that a step's pictures go through the network in, to need the memory of one", 1, 4096
+    )
+    precision: str = _choice(
+        "auto",
+        "what the network computes in; `auto`: bfloat16 on GPUs that have it, else float16, on CPUs float32",
+        "auto",
+        "float32",
+        "bfloat16",
+        "float16",
+    )
     learning_rate: float = _number(3e-4, "peak rate of AdamW for new layers", 1e-7, 1.0)
     encoder_rate_share: float = _number(
         0.1, "the rate of an encoder with loaded weights, as a share", 0.0, 1.0
@@ -44,12 +88,30 @@ class Config:
     )
     crop_height: int = _number(480, "height in pixels of a training crop, a multiple of 32", 32, 4096)
     crop_width: int = _number(640, "width in pixels of a training crop, a multiple of 32", 32, 4096)
-    flip: bool = field(default=True, metadata={"help": "mirror half of the pictures left to right"})
-    brightness_jitter: float = _number(
-        0.2, "largest random change of brightness and contrast, as a share", 0.0, 1.0
+    augment: str = _choice(
+        "light",
+        "changes of the training pictures: `none` (random windows only), `light` (mirrored, brightness, contrast) or "
+        "`full` (also zoom, colours, blur, noise, JPEG: for long runs)",
+        "none",
+        "light",
+        "full",
+    )
+    roll_degrees: float = _number(
+        0.0, "largest random turn of the camera about its axis; normals turn with it", 0.0, 180.0
     )
     evaluate_epochs: int = _number(1, "epochs between two measurements on channel `validation`", 1, 100_000)
     checkpoint_minutes: float = _number(5.0, "minutes between two checkpoints", 0.0, 1440.0)
+    export: str = _choice(
+        "none",
+        "what the finished model is also written as, a minute each: `torch` (model.pt2), `onnx` (model.onnx), `all`",
+        "none",
+        "torch",
+        "onnx",
+        "all",
+    )
+    tensorboard: bool = field(
+        default=False, metadata={"help": "also write TensorBoard events to `/opt/ml/output/tensorboard`"}
+    )
     workers: int = _number(2, "processes that read pictures; 0 reads in the training process", 0, 256)
     seed: int = _number(0, "seed of the start, the order and the augmentation", 0, 2**31 - 1)
 
@@ -57,3 +119,5 @@ class Config:
         for name in ("crop_height", "crop_width"):
             if getattr(self, name) % 32:
                 raise ValueError(f"{name}={getattr(self, name)} is not a multiple of 32")
+        if self.encoder and self.encoder not in ENCODERS and not self.encoder.startswith("timm:"):
+            raise ValueError(f"encoder={self.encoder} is none of {', '.join(ENCODERS)}, nor timm:NAME")

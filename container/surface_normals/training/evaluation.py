@@ -1,4 +1,5 @@
-"""The field's eight numbers, over all valid pixels of all pictures together, and what they are compared with."""
+"""The measurement: the field's eight numbers over all valid pixels of all pictures together, what they are
+compared with, and where and how surely the model is wrong."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -6,12 +7,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from surface_normals.predictor import SurfaceNormalPredictor
+from surface_normals.predictor import NormalMap, SurfaceNormalPredictor
+from surface_normals.training.activations import ActivationWatch
+from surface_normals.training.calibration import Calibration
 from surface_normals.training.dataset import PictureDataset, Sample
+from surface_normals.training.edges import EdgeErrors
+from surface_normals.training.panels import Panels
 
 THRESHOLDS_DEGREES = (5.0, 7.5, 11.25, 22.5, 30.0)
 BINS_PER_DEGREE = 1000
 ALWAYS_FACING = np.array([0, 0, -1], np.float32)
+PICTURES_WATCHED = 4
+"""In so many pictures dead activations are looked for."""
 
 Normals = NDArray[np.float32]
 
@@ -38,7 +45,10 @@ class AngularErrors:
 
     def add(self, prediction: Normals, truth: Normals, valid: NDArray[np.bool_]) -> None:
         """One picture: (H, W, 3) twice and (H, W). Only valid pixels count."""
-        errors = angular_error_degrees(prediction[valid], truth[valid])
+        self.add_errors(angular_error_degrees(prediction[valid], truth[valid]))
+
+    def add_errors(self, errors: NDArray[np.float64]) -> None:
+        """Errors of pixels, (N,), in degrees."""
         self.count += errors.size
         self.total += float(errors.sum())
         self.total_of_squares += float(np.square(errors).sum())
@@ -71,36 +81,112 @@ def metric_name(threshold_degrees: float) -> str:
     return f"percent_below_{threshold_degrees:g}".replace(".", "_")
 
 
+@dataclass(frozen=True)
+class PictureErrors:
+    """One picture's row in per_image.csv. Without a pixel of truth the numbers are None."""
+
+    name: str
+    valid_pixels: int
+    metrics: dict[str, float] | None
+    """The eight numbers, of this picture alone."""
+    expected_error_degrees: float | None
+    """Mean error that the model itself expects."""
+
+
+class Evaluation:
+    """All that is learnt from one pass over a data set, picture by picture."""
+
+    def __init__(self, num_pictures: int) -> None:
+        self.errors = AngularErrors()
+        self.pictures: list[PictureErrors] = []
+        self.calibration = Calibration()
+        self.edges = EdgeErrors()
+        self.panels = Panels(num_pictures)
+        self.dead_activations: dict[str, float] = {}
+        """Share of a layer's channels that are zero everywhere, by its name; of layers that have such channels."""
+
+    def add(self, sample: Sample, prediction: NormalMap) -> None:
+        valid = sample.valid
+        errors = angular_error_degrees(prediction.normals[valid], sample.normals[valid])
+        expected = prediction.expected_error_degrees[valid].astype(np.float64)
+        self.errors.add_errors(errors)
+        self.calibration.add(expected, errors)
+        self.edges.add(sample.normals, valid, errors)
+        self.panels.add(
+            sample.name,
+            sample.picture,
+            prediction.normals,
+            sample.normals,
+            valid,
+            errors,
+            prediction.expected_error_degrees,
+        )
+        self.pictures.append(
+            PictureErrors(
+                sample.name,
+                errors.size,
+                picture_metrics(errors) if errors.size else None,
+                float(expected.mean()) if errors.size else None,
+            )
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """The eight numbers, pooled. Raises ValueError when no pixel has truth."""
+        return self.errors.metrics()
+
+
+def picture_metrics(errors: NDArray[np.float64]) -> dict[str, float]:
+    """The eight numbers of one picture's errors in degrees, (N,), at least one; the median is exact."""
+    return {
+        "mean_angular_error": float(errors.mean()),
+        "median_angular_error": float(np.median(errors)),
+        "rmse_angular_error": float(np.sqrt(np.square(errors).mean())),
+        **{
+            metric_name(threshold): 100 * float((errors < threshold).mean())
+            for threshold in THRESHOLDS_DEGREES
+        },
+    }
+
+
 def evaluate(
     predictor: SurfaceNormalPredictor,
     dataset: PictureDataset,
     should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, float] | None:
-    """The predictor's eight numbers on a data set, every picture at its own size; None when stopped.
+) -> Evaluation | None:
+    """Measure the predictor on a data set, every picture at its own size; None when stopped.
 
     Raises ValueError when no pixel has truth.
     """
-    errors = AngularErrors()
+    evaluation = Evaluation(len(dataset))
+    watch = ActivationWatch(predictor.network)
     for index in range(len(dataset)):
         if should_stop():
             return None
         sample = dataset[index]
-        (prediction,) = predictor.predict([sample.picture])
-        errors.add(prediction.normals, sample.normals, sample.valid)
-    return errors.metrics()
+        if index < PICTURES_WATCHED:
+            with watch:
+                (prediction,) = predictor.predict([sample.picture])
+        else:
+            (prediction,) = predictor.predict([sample.picture])
+        evaluation.add(sample, prediction)
+    evaluation.dead_activations = watch.dead_shares()
+    evaluation.metrics()  # raises
+    return evaluation
 
 
-def constant_predictions(dataset: PictureDataset) -> dict[str, Normals]:
+def constant_predictions(dataset: PictureDataset, at_most: int | None = None) -> dict[str, Normals]:
     """Answers that do not look at the picture, by name: what a model must beat to have learnt anything.
 
     (3,) facing the camera, (3,) the data set's mean normal, and, when all its pictures have one
     size, (H, W, 3) its mean normal at each place: the best that is possible without looking.
+    `at_most` so many pictures are read, spread over the data set.
     """
+    count = min(len(dataset), at_most or len(dataset))
     sums: Normals | None = None
     total = np.zeros(3, np.float64)
     one_size = True
-    for index in range(len(dataset)):
-        sample = dataset[index]
+    for place in range(count):
+        sample = dataset[place * len(dataset) // count]
         masked = sample.normals * sample.valid[:, :, None]
         total += masked.sum(axis=(0, 1), dtype=np.float64)
         one_size = one_size and (sums is None or sums.shape == masked.shape)
@@ -115,13 +201,31 @@ def constant_predictions(dataset: PictureDataset) -> dict[str, Normals]:
     return constants
 
 
-def evaluate_constant(
-    constant: Normals, samples: Iterable[Sample], should_stop: Callable[[], bool] = lambda: False
-) -> dict[str, float] | None:
-    """The eight numbers of a constant, (3,) or (H, W, 3), on samples; None when stopped."""
+def evaluate_constant(constant: Normals, samples: Iterable[Sample]) -> dict[str, float]:
+    """The eight numbers of a constant, (3,) or (H, W, 3), on samples of that size."""
     errors = AngularErrors()
     for sample in samples:
-        if should_stop():
-            return None
         errors.add(np.broadcast_to(constant, sample.normals.shape), sample.normals, sample.valid)
     return errors.metrics()
+
+
+def evaluate_constants(
+    constants: dict[str, Normals], dataset: PictureDataset, should_stop: Callable[[], bool]
+) -> dict[str, dict[str, float]] | None:
+    """The eight numbers of each constant, in one pass over the data set; None when stopped.
+
+    A constant of (H, W, 3) is left out when a picture has another size.
+    """
+    errors = {name: AngularErrors() for name in constants}
+    for index in range(len(dataset)):
+        if should_stop():
+            return None
+        sample = dataset[index]
+        for name, constant in constants.items():
+            if constant.ndim == 3 and constant.shape != sample.normals.shape:
+                errors.pop(name, None)
+            elif name in errors:
+                errors[name].add(
+                    np.broadcast_to(constant, sample.normals.shape), sample.normals, sample.valid
+                )
+    return {name: of_constant.metrics() for name, of_constant in errors.items()}

@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""How fast training is, beside something: `make bench-training`, or with --gpu on a machine that has one.
+
+Without --gpu: the reading of pictures against a plain Pillow and torchvision loader that does the same
+work, a step fed by the real pipeline against the same step on a batch in memory, and the memory of
+a large data set against that of a small one. All of it interleaved in one run; medians.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.io import decode_image
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "container"))
+
+from surface_normals.codecs import encode_png16  # noqa: E402
+from surface_normals.training import Config  # noqa: E402
+from surface_normals.training.batches import AugmentedSamples, training_batches  # noqa: E402
+from surface_normals.training.dataset import PictureDataset  # noqa: E402
+from surface_normals.training.loop import Trainer  # noqa: E402
+from surface_normals.training.photometry import LIGHT_JITTER  # noqa: E402
+from surface_normals.training.synthetic import render  # noqa: E402
+
+WIDTH, HEIGHT = 640, 480
+PICTURES = 16
+ROUNDS = 5
+FILES = (1_000, 10_000)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.peak_memory:
+            print(peak_memory_bytes(arguments.peak_memory))
+            return
+        pictures = Path(folder) / "pictures"
+        make_pictures(pictures, PICTURES)
+        if arguments.gpu:
+            benchmark_gpu(pictures, arguments.sizes, arguments.batch_size)
+            return
+        torch.set_num_threads(1)
+        benchmark_loaders(pictures)
+        benchmark_step(pictures)
+        benchmark_memory(pictures, Path(folder))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gpu", action="store_true", help="measure training on the GPU instead")
+    parser.add_argument("--sizes", nargs="+", default=["M", "L"], help="networks for --gpu (M L)")
+    parser.add_argument("--batch-size", type=int, default=16, help="pictures a step for --gpu (16)")
+    parser.add_argument("--peak-memory", type=Path, help=argparse.SUPPRESS)  # this script calls itself
+    return parser.parse_args()
+
+
+def make_pictures(folder: Path, count: int) -> None:
+    """Rendered scenes of 640x480 as people store them: JPEG pictures, 16-bit PNG normals."""
+    for name in ("images", "normals"):
+        (folder / name).mkdir(parents=True)
+    for index in tqdm(range(count), desc="making pictures"):
+        scene = render(index, WIDTH, HEIGHT, "rooms")
+        Image.fromarray(scene.image).save(folder / f"images/{index:05d}.jpg", quality=92)
+        (folder / f"normals/{index:05d}.png").write_bytes(encode_png16(scene.normals))
+    description = {"axes": "rub", "coding": "png16", "invalid": "zero"}
+    (folder / "dataset.json").write_text(json.dumps(description))
+
+
+class PlainPictures(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """What people write first: Pillow, torchvision's transforms, float tensors."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self.paths = sorted((folder / "images").iterdir())
+        self.jitter = v2.ColorJitter(LIGHT_JITTER, LIGHT_JITTER)
+        self.size = [config.crop_height, config.crop_width]
+        self.random = np.random.default_rng(0)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        path = self.paths[index]
+        with Image.open(path) as image:
+            picture = v2.functional.to_image(self.jitter(image.convert("RGB")))
+        picture = v2.functional.to_dtype(picture, torch.float32, scale=True)
+        # Not through Pillow, which would cut 16 bits to 8 without a word.
+        stored = decode_image(str(path.parent.with_name("normals") / f"{path.stem}.png"))
+        normals = torch.nn.functional.normalize(stored.float() / 65535 * 2 - 1, dim=0)
+        normals = normals * torch.tensor([1, -1, -1]).view(3, 1, 1)
+        top = int(self.random.integers(0, picture.shape[1] - self.size[0] + 1))
+        left = int(self.random.integers(0, picture.shape[2] - self.size[1] + 1))
+        picture, normals = (v2.functional.crop(x, top, left, *self.size) for x in (picture, normals))
+        if self.random.random() < 0.5:
+            picture, normals = picture.flip(-1), normals.flip(-1) * torch.tensor([-1, 1, 1]).view(3, 1, 1)
+        return picture, normals
+
+
+def benchmark_loaders(pictures: Path) -> None:
+    """Reading and augmenting on one core, ours beside the plain one."""
+    config = Config(size="tiny", crop_height=448, crop_width=608)
+    ours = AugmentedSamples(config, PictureDataset("train", pictures))
+    plain = PlainPictures(pictures, config)
+    rates = interleaved(
+        {
+            "ours": lambda number: ours[number, number % PICTURES, True],
+            "plain": lambda number: plain[number % PICTURES],
+        },
+        calls=2 * PICTURES,
+    )
+    print(f"\nreading {WIDTH}x{HEIGHT} JPEG + 16-bit PNG, cropped, mirrored, jittered; images/s on one core")
+    print(f"  ours   {rates['ours']:7.1f}\n  plain  {rates['plain']:7.1f}   Pillow and torchvision")
+    print(f"  ours is {rates['ours'] / rates['plain']:.2f} times as fast")
+
+
+def benchmark_step(pictures: Path) -> None:
+    """A step of `tiny` fed by the real pipeline, beside the same step on a batch in memory."""
+    config = Config(size="tiny", batch_size=2, crop_height=480, crop_width=640, workers=1)
+    share, wait, rate = pipeline_share(config, pictures, steps=PICTURES // config.batch_size)
+    print(
+        f"\ntraining `tiny` on {config.crop_width}x{config.crop_height}, batch {config.batch_size}, one thread"
+    )
+    print(f"  real pipeline {rate:.2f} images/s, {100 * share:.1f} % of the rate on a batch in memory")
+    print(f"  waiting for data {wait:.2f} % of the time")
+
+
+def pipeline_share(config: Config, pictures: Path, steps: int) -> tuple[float, float, float]:
+    """Rate of the real pipeline as a share of that in memory; percent of it spent waiting; images/s."""
+    dataset = PictureDataset("train", pictures)
+    trainer = Trainer(config, {"train": pictures}, num_steps=10_000)
+    batches = iter(training_batches(config, dataset, 0, 10_000))
+    in_memory = next(batches)
+    for _ in range(3):
+        trainer.train_step(next(batches))
+    real, memory, waits = [], [], []
+    for _ in range(ROUNDS):
+        started, waited = finish(), 0.0
+        for _ in range(steps):
+            before = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - before
+            trainer.train_step(batch)
+        real.append(finish() - started)
+        waits.append(100 * waited / real[-1])
+        started = finish()
+        for _ in range(steps):
+            trainer.train_step(in_memory)
+        memory.append(finish() - started)
+    # Round by round: what slows the machine for a while slows both halves of a round.
+    share = statistics.median(m / r for m, r in zip(memory, real, strict=True))
+    rate = steps * config.batch_size / statistics.median(real)
+    return share, statistics.median(waits), rate
+
+
+def benchmark_memory(pictures: Path, folder: Path) -> None:
+    """Peak memory of reading from many files beside few; the files are links to the same pictures."""
+    peaks = []
+    for count in FILES:
+        copy = folder / str(count)
+        for name, suffix in (("images", "jpg"), ("normals", "png")):
+            (copy / name).mkdir(parents=True)
+            for index in range(count):
+                source = pictures / name / f"{index % PICTURES:05d}.{suffix}"
+                os.link(source, copy / name / f"{index:06d}.{suffix}")
+        os.link(pictures / "dataset.json", copy / "dataset.json")
+        command = [sys.executable, __file__, "--peak-memory", copy]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        peaks.append(int(output.split()[-1]))
+    print(
+        f"\npeak memory of a run over {FILES[0]:,} files {peaks[0] / 2**20:.0f} MB, over {FILES[1]:,} ",
+        end="",
+    )
+    print(f"{peaks[1] / 2**20:.0f} MB: {100 * (peaks[1] / peaks[0] - 1):+.1f} %")
+
+
+def peak_memory_bytes(pictures: Path) -> int:
+    """Peak of this process and the largest of its workers, after 40 batches."""
+    config = Config(size="tiny", batch_size=2, crop_height=480, crop_width=640, workers=1)
+    dataset = PictureDataset("train", pictures)
+    for _ in training_batches(config, dataset, 0, 40):
+        pass
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(resource.getrusage(w).ru_maxrss for w in who) * 1024  # Linux counts in kilobytes
+
+
+def benchmark_gpu(pictures: Path, sizes: list[str], batch_size: int) -> None:
+    """Sizes with 2 to 16 workers, in bfloat16 where the GPU has it."""
+    if not torch.cuda.is_available():
+        sys.exit("benchmark_training: torch sees no GPU here; without --gpu the processor is measured")
+    peak = measured_peak_flops()
+    print(f"{torch.cuda.get_device_name()}: {peak / 1e12:.0f} TFLOP/s in bfloat16 (a product of 8192x8192)")
+    print(f"batch {batch_size}, 640x480, from JPEG and 16-bit PNG files\n")
+    print("size  workers  images/s  of peak  memory GB  data wait  of in-memory rate")
+    for size in sizes:
+        config = Config(size=size, encoder_weights="random", batch_size=batch_size)
+        flops = flops_per_step(config, pictures)
+        for workers in (2, 4, 8, 16):
+            config = dataclasses.replace(config, workers=workers)
+            torch.cuda.reset_peak_memory_stats()
+            share, wait, rate = pipeline_share(config, pictures, steps=20)
+            of_peak = rate / batch_size * flops / peak
+            memory = torch.cuda.max_memory_allocated() / 1e9
+            print(
+                f"{size:4}  {workers:7}  {rate:8.1f}  {of_peak:6.1%}  {memory:9.1f}  {wait:8.1f}%  {share:16.1%}",
+                flush=True,
+            )
+
+
+def measured_peak_flops() -> float:
+    """Operations a second of a large product of matrices in bfloat16."""
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    seconds = []
+    for _ in range(20):
+        started = finish()
+        a @ a
+        seconds.append(finish() - started)
+    return 2 * 8192**3 / statistics.median(seconds)
+
+
+def flops_per_step(config: Config, pictures: Path) -> int:
+    """Operations of one step, forward and backward, as torch counts them."""
+    trainer = Trainer(config, {"train": pictures}, num_steps=10)
+    batch = next(iter(training_batches(config, PictureDataset("train", pictures), 0, 1)))
+    with FlopCounterMode(display=False) as counter:
+        trainer.train_step(batch)
+    return counter.get_total_flops()
+
+
+def interleaved(work: dict[str, Callable[[int], object]], calls: int) -> dict[str, float]:
+    """Calls a second of each, median of ROUNDS rounds in turn."""
+    rates: dict[str, list[float]] = {name: [] for name in work}
+    for call in work.values():
+        call(0)
+    for _ in range(ROUNDS):
+        for name, call in work.items():
+            started = time.perf_counter()
+            for number in range(calls):
+                call(number)
+            rates[name].append(calls / (time.perf_counter() - started))
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def finish() -> float:
+    """The time when all work given to the GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+if __name__ == "__main__":
+    main()

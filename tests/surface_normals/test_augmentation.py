@@ -1,0 +1,216 @@
+"""What augmentation does to a sample whose truth is known at every place and after every change."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from surface_normals.training import Config, photometry
+from surface_normals.training.augmentation import augment, crop, mirror, resize, roll, zoom
+from surface_normals.training.batches import training_batches
+from surface_normals.training.cameras import Intrinsics, rays
+from surface_normals.training.dataset import PictureDataset, Sample
+from surface_normals.training.evaluation import angular_error_degrees
+
+HEIGHT, WIDTH = 96, 128
+CAMERA = Intrinsics(100.0, 80.0, 70.0, 40.0)
+DEGREES_A_PIXEL = np.degrees(1 / 80)
+
+
+def normals_seen_with(camera, height, width):
+    """A sphere around the camera: each normal is its own ray, turned back, so the camera says it all."""
+    back = -rays(camera, height, width)
+    return back / np.linalg.norm(back, axis=2, keepdims=True)
+
+
+@pytest.fixture
+def sample():
+    """Its picture tells each pixel's place: red from left to right, green from top to bottom."""
+    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    picture[:, :, 0] = np.arange(WIDTH) * 2
+    picture[:, :, 1] = np.arange(HEIGHT)[:, None] * 2
+    valid = np.ones((HEIGHT, WIDTH), np.bool_)
+    return Sample("a", picture, normals_seen_with(CAMERA, HEIGHT, WIDTH), valid, CAMERA)
+
+
+CHANGES = {
+    "nothing": lambda sample, random: sample,
+    "mirror": lambda sample, random: mirror(sample),
+    "crop": lambda sample, random: crop(sample, random, 33, 50),
+    "enlarge": lambda sample, random: resize(sample, 200, 300),
+    "shrink": lambda sample, random: resize(sample, 60, 70),
+    "zoom": lambda sample, random: zoom(sample, random, 64, 96),
+    "roll": lambda sample, random: roll(sample, 25),
+    "roll back": lambda sample, random: roll(sample, -160),
+    "all": lambda sample, random: mirror(zoom(roll(sample, 15), random, 64, 32)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_picture_normals_and_camera_change_together(sample, name):
+    for seed in range(5):
+        changed = CHANGES[name](sample, np.random.default_rng(seed))
+        height, width = changed.valid.shape
+        assert changed.picture.shape == changed.normals.shape == (height, width, 3)
+        assert changed.valid.mean() > 0.3
+        truth = normals_seen_with(changed.intrinsics, height, width)
+        error = angular_error_degrees(changed.normals, truth)[changed.valid]
+        # The nearest of the old pixels is up to half a diagonal away, twice that after two changes.
+        assert error.max() < DEGREES_A_PIXEL * (1.5 if name == "all" else 0.8)
+        assert not changed.normals[~changed.valid].any()
+
+
+@pytest.mark.parametrize("name", ["nothing", "crop", "enlarge", "shrink", "zoom"])
+def test_a_pixel_shows_the_place_that_its_normal_is_of(sample, name):
+    changed = CHANGES[name](sample, np.random.default_rng(0))
+    x, y, z = np.moveaxis(changed.normals, 2, 0)
+    u, v = x / z * CAMERA.fx + CAMERA.cx - 0.5, y / z * CAMERA.fy + CAMERA.cy - 0.5
+    inside = (slice(4, -4), slice(4, -4))
+    assert np.abs(u * 2 - changed.picture[:, :, 0])[inside].max() <= 3
+    assert np.abs(v * 2 - changed.picture[:, :, 1])[inside].max() <= 3
+
+
+def test_mirroring_negates_x_only_and_twice_is_nothing(sample):
+    once, twice = mirror(sample), mirror(mirror(sample))
+    assert np.array_equal(once.normals[:, ::-1], sample.normals * (-1, 1, 1))
+    assert np.array_equal(once.picture[:, ::-1], sample.picture)
+    assert once.intrinsics == (100, 80, WIDTH - 70, 40)
+    for name in ("picture", "normals", "valid", "intrinsics"):
+        assert np.array_equal(getattr(twice, name), getattr(sample, name))
+
+
+def test_a_crop_takes_one_window_of_everything(sample):
+    window = crop(sample, np.random.default_rng(5), 8, 140)
+    top = int(window.picture[0, 0, 1]) // 2
+    assert np.array_equal(window.picture[:, :WIDTH], sample.picture[top : top + 8])
+    assert np.array_equal(window.normals[:, :WIDTH], sample.normals[top : top + 8])
+    assert window.valid[:, :WIDTH].all()
+    assert not window.valid[:, WIDTH:].any()
+    assert window.intrinsics == (100, 80, 70, 40 - top)
+
+
+def test_pixels_without_truth_stay_without_it(sample):
+    valid = sample.valid.copy()
+    valid[20:60, 40:100] = False
+    holed = replace(sample, valid=valid, normals=np.where(valid[:, :, None], sample.normals, 0))
+    for change in CHANGES.values():
+        changed = change(holed, np.random.default_rng(0))
+        lengths = np.linalg.norm(changed.normals, axis=2)
+        assert lengths[changed.valid] == pytest.approx(1, abs=1e-5)
+        assert not lengths[~changed.valid].any()
+        assert 0 < changed.valid.mean() < 1
+
+
+def test_a_turn_of_a_quarter_is_exact(sample):
+    square = Intrinsics(80.0, 80.0, 64.0, 48.0)
+    turned = roll(replace(sample, intrinsics=square), 90)
+    middle = slice(16, 112)
+    expected = np.rot90(sample.picture[:, middle], -1)  # clockwise
+    assert np.abs(turned.picture[:, middle].astype(int) - expected).max() <= 1
+    x, y, z = np.moveaxis(np.rot90(sample.normals[:, middle], -1), 2, 0)
+    assert turned.normals[:, middle] == pytest.approx(np.stack([-y, x, z], axis=2), abs=1e-6)
+    assert not turned.valid[:, :16].any()
+
+
+def levels_of(sample, level, seed, roll_degrees=0.0, size=(64, 96)):
+    height, width = size
+    random = np.random.default_rng(seed)
+    return augment(sample, random, height=height, width=width, level=level, roll_degrees=roll_degrees)
+
+
+@pytest.mark.parametrize("level", ["none", "light", "full"])
+def test_a_seed_says_it_all(sample, level):
+    for seed in range(20):
+        first, again = levels_of(sample, level, seed, 10.0), levels_of(sample, level, seed, 10.0)
+        assert first.picture.shape == (64, 96, 3)
+        assert first.picture.dtype == np.uint8
+        for name in ("picture", "normals", "valid", "intrinsics"):
+            assert np.array_equal(getattr(first, name), getattr(again, name))
+    assert not np.array_equal(levels_of(sample, level, 1).picture, levels_of(sample, level, 2).picture)
+
+
+def test_none_changes_no_pixel(sample):
+    for seed in range(10):
+        window = levels_of(sample, "none", seed)
+        left, top = window.picture[0, 0, 0] // 2, window.picture[0, 0, 1] // 2
+        assert np.array_equal(window.picture, sample.picture[top : top + 64, left : left + 96])
+
+
+def test_light_is_what_it_always_was(sample):
+    """The demo's numbers and resumed jobs hang on each bit of it."""
+    digest = hashlib.sha256()
+    for seed in range(20):
+        changed = levels_of(sample, "light", seed)
+        for array in (changed.picture, changed.normals, changed.valid):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    assert digest.hexdigest() == "e7b147dcff7e6d4f8557298f53382afdfd6518df2ec6e53113a9f321bba4c440"
+
+
+def test_a_turn_stays_within_its_limit(sample):
+    unturned = replace(sample, normals=np.zeros_like(sample.normals) + np.float32((0.6, 0, -0.8)))
+    angles = []
+    for seed in range(30):
+        turned = levels_of(unturned, "none", seed, 20.0, (HEIGHT, WIDTH))
+        x, y, _ = turned.normals[40, 70]
+        angles.append(np.degrees(np.arctan2(y, x)))
+    assert -20 <= min(angles) < -10
+    assert 10 < max(angles) <= 20
+
+
+def test_full_takes_windows_from_half_to_all_of_the_picture(sample):
+    focals = [levels_of(sample, "full", seed, size=(48, 64)).intrinsics.fx for seed in range(200)]
+    # fx is 50 when the whole picture is brought to 64 pixels, 100 when half of it is.
+    assert min(focals) == pytest.approx(50, rel=0.02)
+    assert max(focals) == pytest.approx(100, rel=0.02)
+    small = levels_of(sample, "full", 0, size=(200, 300))
+    assert small.valid.all()  # a small picture is enlarged, not surrounded by black
+
+
+CAMERA_CHANGES = ["COLOURS_SHARE", "GREY_SHARE", "BLUR_SHARE", "NOISE_SHARE", "JPEG_SHARE"]
+
+
+def test_changes_of_the_camera_are_as_frequent_as_they_say():
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    random = np.random.default_rng(1)
+    unchanged = sum(np.array_equal(photometry.change_camera(picture, random), picture) for _ in range(1000))
+    grey = sum(
+        np.ptp(photometry.change_camera(picture, random).astype(int), axis=2).max() == 0 for _ in range(1000)
+    )
+    expected = np.prod([1 - getattr(photometry, name) for name in CAMERA_CHANGES])
+    assert unchanged / 1000 == pytest.approx(expected, abs=0.05)
+    # Noise and the rest may follow on grey.
+    assert 0.5 < grey / 1000 / photometry.GREY_SHARE < 1.1
+
+
+def test_changes_of_the_camera_keep_a_picture_recognisable(sample):
+    random = np.random.default_rng(1)
+    for _ in range(100):
+        changed = photometry.change_camera(sample.picture, random).astype(int)
+        assert changed[:, :, 0].std() > 10
+        correlation = np.corrcoef(changed.sum(axis=2).ravel(), sample.picture.sum(axis=2).ravel())[0, 1]
+        assert correlation > 0.8
+
+
+def test_a_batch_carries_the_cameras_of_its_crops(tmp_path):
+    for kind in ("images", "normals", "cameras"):
+        (tmp_path / kind).mkdir()
+    for index in range(3):
+        Image.fromarray(np.full((48, 64, 3), index, np.uint8)).save(tmp_path / f"images/{index}.png")
+        np.save(tmp_path / f"normals/{index}.npy", np.full((48, 64, 3), (0, 0, -1), np.float32))
+    (tmp_path / "dataset.json").write_text('{"axes": "rdf", "coding": "npy", "invalid": "zero"}')
+    config = Config(size="tiny", crop_height=32, crop_width=32, batch_size=3, workers=0, augment="none")
+    (batch,) = training_batches(config, PictureDataset("train", tmp_path), 0, 1)
+    assert batch.intrinsics.shape == (3, 4)
+    assert batch.intrinsics.isnan().all()
+    for index in range(3):
+        camera = {"fx": 50 + index, "fy": 50, "cx": 100, "cy": 100}
+        (tmp_path / f"cameras/{index}.json").write_text(json.dumps(camera))
+    dataset = PictureDataset("train", tmp_path)
+    (batch,) = training_batches(config, dataset, 0, 1)
+    assert batch.intrinsics[:, 0].tolist() == (50 + batch.picture[:, 0, 0, 0].float()).tolist()
+    assert (batch.intrinsics[:, 2:] <= 100).all()
+    assert (batch.intrinsics[:, 2:] >= 68 - 16).all()
+    assert len(set(batch.intrinsics[:, 2].tolist())) > 1
