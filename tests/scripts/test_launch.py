@@ -120,7 +120,7 @@ def test_train_sends_the_whole_job(aws, launch):
         *("--channel", "pretrained=s3://bucket/weights"),
         *(
             "--hyperparameters",
-            '{"epochs": 20, "flip": false, "size": "tiny"}',
+            '{"epochs": 20, "tensorboard": false, "size": "tiny"}',
             "--hyperparameter",
             "epochs=3",
         ),
@@ -131,7 +131,7 @@ def test_train_sends_the_whole_job(aws, launch):
 
     job = aws.client("sagemaker").describe_training_job(TrainingJobName="job-1")
     assert job["RoleArn"] == ROLE
-    assert job["HyperParameters"] == {"epochs": "3", "flip": "false", "size": "tiny"}
+    assert job["HyperParameters"] == {"epochs": "3", "tensorboard": "false", "size": "tiny"}
     assert job["AlgorithmSpecification"]["TrainingImage"] == IMAGE
     assert job["AlgorithmSpecification"]["TrainingInputMode"] == "File"
     assert [

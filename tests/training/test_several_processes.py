@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -33,6 +34,9 @@ def train(config, *, model_dir, report, should_stop, **_):
     if rank == 0:
         (model_dir / "model.json").write_text(json.dumps({{"count": count, "local": os.environ["LOCAL_RANK"]}}))
 """
+# In one write: gloo says a few words of its own, in pieces, on the same stream.
+TELL_PID = r"os.write(1, b'\nPID %d\n' % os.getpid())"
+PID = re.compile(r"^PID (\d+)$", re.MULTILINE)
 UNTIL_STOPPED = """while not stopped(should_stop): time.sleep(0.02)"""
 
 
@@ -90,20 +94,19 @@ def test_a_stop_reaches_all_processes(job):
     ],
 )
 def test_the_process_that_failed_first_is_the_one_that_is_told(job, ends, last_words, failure):
-    body = f"print(os.getpid(), flush=True)\n    if rank == 1: {last_words}\n    {UNTIL_STOPPED}"
+    body = f"{TELL_PID}\n    if rank == 1: {last_words}\n    {UNTIL_STOPPED}"
     ended = job.end(start(job, body, PROCESSES_PER_HOST="2"), 60)
     assert ended.code == 1
     assert failure in job.failure
-    for line in ended.out.splitlines():
-        if line.isdecimal():
-            ends(int(line), 20)
+    for pid in PID.findall(ended.out):
+        ends(int(pid))
 
 
 def test_no_process_outlives_a_killed_parent(job, ends):
-    body = "print(os.getpid(), flush=True); time.sleep(60)"
+    body = f"{TELL_PID}; time.sleep(60)"
     process = start(job, body, PROCESSES_PER_HOST="2")
     deadline = time.monotonic() + 60
-    while len(pids := [line for line in job.out.read_text().splitlines() if line.isdecimal()]) < 2:
+    while len(pids := PID.findall(job.out.read_text())) < 2:
         assert time.monotonic() < deadline, job.err.read_text()
         time.sleep(0.05)
     process.kill()
