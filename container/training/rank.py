@@ -5,6 +5,7 @@ one of several, by launch.py.
 """
 
 import logging
+import os
 import sys
 from contextlib import nullcontext
 
@@ -67,5 +68,16 @@ def unheard(name: str, value: float, step: int) -> None:
     """What the other processes report: a number printed by each of them would be as many points."""
 
 
+def _end_at_once(code: int) -> None:
+    """End without Python's own tidying up: gloo's threads may still run, and then abort a process that is done."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    if read_place().count > 1:
+        _end_at_once(exit_code)
+    sys.exit(exit_code)
