@@ -61,7 +61,10 @@ class Predictor(Protocol):
     request_types: Sequence[str]
     """Media types `decode` takes; the first stands for a request that names none."""
     response_types: Sequence[str]
-    """Media types `encode` makes, parameters included; the first is the default."""
+    """Media types `encode` makes, parameters included; the first is the default.
+
+    `image/png;bits=8|16` leaves a choice to the client; its first value is the default.
+    """
 
     def decode(self, body: bytes, media_type: str) -> Any:
         """One request's bytes to one input. Raises ValueError when the bytes are wrong."""
@@ -70,7 +73,7 @@ class Predictor(Protocol):
         """A batch of inputs to as many outputs, in order. Inputs with a `shape` arrive alike."""
 
     def encode(self, output: Any, media_type: str) -> bytes:
-        """One output as the bytes of one of `response_types`."""
+        """One output as the bytes of one of `response_types`, every choice spelt out: `image/png;bits=8`."""
 
 
 def load_training(package: str) -> tuple[type, Train]:

@@ -2,8 +2,8 @@
 """How fast training is, beside something: `make bench-training`, or with --gpu on a machine that has one.
 
 Without --gpu: the reading of pictures against a plain Pillow and torchvision loader that does the same
-work, a step fed by the real pipeline against the same step on a batch in memory, and the memory of
-a large data set against that of a small one. All of it interleaved in one run; medians.
+work, tar shards against loose files, a step fed by the real pipeline against the same step on a batch in
+memory, and the memory of a large data set against that of a small one. All of it interleaved in one run; medians.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,13 +32,15 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "container"))
 
+from pack_dataset import pack  # noqa: E402
 from surface_normals.codecs import encode_png16  # noqa: E402
 from surface_normals.training import Config  # noqa: E402
-from surface_normals.training.batches import AugmentedSamples, training_batches  # noqa: E402
-from surface_normals.training.dataset import PictureDataset  # noqa: E402
+from surface_normals.training.batches import AugmentedSamples, Key, training_batches  # noqa: E402
+from surface_normals.training.dataset import PictureDataset, StoredSample  # noqa: E402
 from surface_normals.training.loop import Trainer  # noqa: E402
 from surface_normals.training.photometry import LIGHT_JITTER  # noqa: E402
 from surface_normals.training.synthetic import render  # noqa: E402
+from surface_normals.training.truth import unit_normals_of  # noqa: E402
 
 WIDTH, HEIGHT = 640, 480
 PICTURES = 16
@@ -58,6 +61,7 @@ def main() -> None:
             return
         torch.set_num_threads(1)
         benchmark_loaders(pictures)
+        benchmark_shards(pictures, Path(folder) / "shards")
         benchmark_step(pictures)
         benchmark_memory(pictures, Path(folder))
 
@@ -121,14 +125,41 @@ def benchmark_loaders(pictures: Path) -> None:
     plain = PlainPictures(pictures, config)
     rates = interleaved(
         {
-            "ours": lambda number: ours[number, number % PICTURES, True],
+            "ours": lambda number: ours[Key(number, number % PICTURES)],
+            "ours, all": lambda number: truth_of(ours[Key(number, number % PICTURES)]),
             "plain": lambda number: plain[number % PICTURES],
         },
         calls=2 * PICTURES,
     )
     print(f"\nreading {WIDTH}x{HEIGHT} JPEG + 16-bit PNG, cropped, mirrored, jittered; images/s on one core")
-    print(f"  ours   {rates['ours']:7.1f}\n  plain  {rates['plain']:7.1f}   Pillow and torchvision")
-    print(f"  ours is {rates['ours'] / rates['plain']:.2f} times as fast")
+    print(f"  ours       {rates['ours']:7.1f}   normals as stored; the device makes them unit vectors")
+    print(
+        f"  ours, all  {rates['ours, all']:7.1f}   unit vectors made on this core too, as in training without a GPU"
+    )
+    print(f"  plain      {rates['plain']:7.1f}   Pillow and torchvision")
+    for name in ("ours", "ours, all"):
+        print(f"  {name} is {rates[name] / rates['plain']:.2f} times as fast as plain")
+
+
+def truth_of(sample: StoredSample | ValueError) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    assert isinstance(sample, StoredSample)
+    return unit_normals_of(sample.vectors, sample.valid, sample.turn)
+
+
+def benchmark_shards(pictures: Path, shards: Path) -> None:
+    """Reading from tar shards beside reading from loose files, both from memory, where files just written are."""
+    pack(PictureDataset("train", pictures), shards, shard_bytes=2_000_000)
+    loose, packed = PictureDataset("train", pictures), PictureDataset("train", shards)
+    rates = interleaved(
+        {
+            "loose": lambda number: loose.stored(number % PICTURES),
+            "shards": lambda number: packed.stored(number % PICTURES),
+        },
+        calls=2 * PICTURES,
+    )
+    print("\nthe same pictures, not augmented; images/s on one core")
+    print(f"  loose files {rates['loose']:6.1f}\n  tar shards  {rates['shards']:6.1f}")
+    print(f"  shards are {rates['shards'] / rates['loose']:.2f} times as fast as loose files")
 
 
 def benchmark_step(pictures: Path) -> None:

@@ -29,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "container"))
 
 from surface_normals import axes
 from surface_normals.training.cameras import Intrinsics, rays, read_intrinsics
-from surface_normals.training.dataset import MEDIA_TYPES, MIN_LENGTH
+from surface_normals.training.dataset import MEDIA_TYPES
 from surface_normals.training.depth_normals import WINDOW, normals_from_depth, z_from_ray_length
+from surface_normals.training.truth import MIN_LENGTH
 from surface_normals.training.truth_files import read_depth
 
 MIN_VALID_SHARE = 0.01

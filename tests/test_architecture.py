@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "surface_normals": (set(), {"numpy", "PIL", "safetensors", "torch"}),
     "surface_normals.training": (
         {"surface_normals"},
-        {"numpy", "PIL", "safetensors", "torch", "matplotlib", "onnxruntime"},
+        {"numpy", "PIL", "safetensors", "torch", "matplotlib", "onnxruntime", "webdataset"},
     ),
 }
 # torchvision and timm cost seconds and 165 MB: only where there is nothing else.

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from metrics.emf import METRICS, NAMESPACE
+from metrics.catalogue import METRICS
+from metrics.cloudwatch import NAMESPACE
 from serving.settings import Settings
 from surface_normals.predictor import SurfaceNormalPredictor
 from surface_normals.training import Config
@@ -33,6 +35,8 @@ def hyperparameter_row(row):
             if "maximum" in given
             else f"from {given['minimum']:g}"
         )
+        words = [word for part in get_args(row.type) for word in get_args(part)]
+        allowed = ", ".join([*(f"`{word}`" for word in words), allowed])
     default = str(row.default).lower() if isinstance(row.default, bool) else row.default
     shown = "" if default == "" else f"`{default}`"
     return f"| `{row.name}` | {shown} | {allowed} | {given['help']} |"
@@ -75,6 +79,7 @@ def test_every_training_variable_is_there_with_its_default(tmp_path):
         "COLLECTIVE_TIMEOUT_SECONDS": f"{environment.collective_timeout_seconds:g}",
         "GPU_METRICS": "on" if environment.gpu_metrics else "off",
         "METRICS_PROJECT": environment.metrics_project,
+        "METRICS_LEVEL": environment.metrics_level,
         "SAGEMAKER_BASE_DIR": "/opt/ml",
     }
     section = README.partition("## Settings when training")[2].partition("\n## ")[0]
@@ -83,13 +88,14 @@ def test_every_training_variable_is_there_with_its_default(tmp_path):
     read = set(re.findall(r'"([A-Z][A-Z_]+)"', (ROOT / "container/training/environment.py").read_text()))
     set_by_sagemaker = {"TRAINING_JOB_NAME", "TRAINING_JOB_ARN", "AWS_REGION", "AWS_DEFAULT_REGION"}
     not_ours = {"PYTHONPATH", "PYTHONUNBUFFERED", "OMP_WAIT_POLICY", "PASSIVE", "CUDA_VISIBLE_DEVICES"}
+    set_by_the_parent = {"METRICS_WORK_ADDRESS"}
     set_by_torch = {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
-    assert read - set_by_sagemaker - set_by_torch - not_ours == set(defaults)
+    assert read - set_by_sagemaker - set_by_the_parent - set_by_torch - not_ours == set(defaults)
 
 
-@pytest.mark.parametrize("name", [name for name, _, _ in METRICS])
-def test_every_metric_is_there(name):
-    assert f"`{name}`" in README
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_is_in_its_table(name):
+    assert f"| `{name}` | {METRICS[name].unit} | {METRICS[name].help} |" in README.splitlines()
     assert f"`{NAMESPACE}`" in README
 
 

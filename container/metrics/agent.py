@@ -1,9 +1,9 @@
 """The metrics agent, `python -m metrics.agent`: samples the GPUs beside the trainer or the server.
 
-A thread samples, because a hung driver call cannot be interrupted; the main thread publishes EMF
-lines on standard output, keeps the snapshot file, and ends on SIGTERM or with its parent, whatever
-the sampling thread is doing. It can never fail the job: any trouble is one line on standard error
-and exit code 0.
+A thread samples, because a hung driver call cannot be interrupted; another receives what the trainer
+tells of its work. The main thread publishes EMF lines on standard output, keeps the snapshot file, and
+ends on SIGTERM or with its parent, whatever the sampling thread is doing. It can never fail the job: any
+trouble is one line on standard error and exit code 0.
 """
 
 import argparse
@@ -17,7 +17,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from metrics import emf
+from metrics import emf, work
+from metrics.cloudwatch import LEVELS, Identity
+from metrics.period import series_of
 from metrics.sample import GpuSample
 from metrics.snapshot import Snapshot
 
@@ -30,8 +32,8 @@ BACKLOG_MOMENTS = 900
 
 Moment = tuple[float, list[GpuSample]]
 """Seconds since 1970, and a sample of each GPU taken then."""
-Event = Moment | Exception | None
-"""From the sampling thread: a moment, or the error that ended it. None, from SIGTERM: stop."""
+Event = Moment | Mapping[str, float] | Exception | None
+"""From the sampling thread: a moment, or the error that ended it; work figures; None, from SIGTERM: stop."""
 
 _log = logging.getLogger("metrics.agent")
 
@@ -59,6 +61,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--phase", required=True, help="training or serving: the dimension Phase")
     parser.add_argument("--dimension", action="append", default=[], metavar="NAME=VALUE", help="repeatable")
     parser.add_argument("--snapshot", type=Path, help="Prometheus text file to keep up to date")
+    parser.add_argument("--level", choices=LEVELS, default="host", help="how finely series are told apart")
+    parser.add_argument("--work-address", help="where to receive work figures")
+    parser.add_argument("--num-hosts", type=int, default=1, help="hosts that share the reported work")
     parser.add_argument(
         "--parent-pid", type=int, default=os.getppid(), help="end when this is not the parent"
     )
@@ -70,13 +75,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """Sample, publish and keep the snapshot until SIGTERM or until the parent is gone."""
     dimensions = dict(text.split("=", 1) for text in options.dimension)
-    emf.check(options.phase, dimensions)
+    identity = Identity(options.phase, dimensions, options.level)
+    emf.check(identity)
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     become_background(events)
     sampler = threading.Thread(target=sample, args=(events, options.interval_seconds), daemon=True)
     sampler.start()
 
-    period = Period(options.phase, dimensions, options.publish_seconds)
+    if options.work_address:
+        threading.Thread(target=receive, args=(events, options.work_address), daemon=True).start()
+    period = Period(identity, options.publish_seconds, options.num_hosts)
     snapshot = Snapshot(options.snapshot)
     silence_seconds = SILENT_INTERVALS * options.interval_seconds
     answered, hung = time.monotonic(), False
@@ -90,6 +98,9 @@ def run(options: argparse.Namespace) -> None:
                 break
             if isinstance(event, Exception):
                 raise event
+            if isinstance(event, Mapping):
+                period.add_work(time.time(), event)
+                continue
             now, samples = event
             period.add(now, samples)
             if samples:
@@ -123,8 +134,9 @@ def sample(events: queue.SimpleQueue[Event], interval_seconds: float) -> None:
         except NoGpuError as error:
             _log.info("no GPU is sampled: %s", error)
             return
-        due = time.monotonic()
-        while samples := [sample for sample in (gpu.sample() for gpu in gpus) if sample is not None]:
+        due, number = time.monotonic(), 0
+        while samples := [sample for sample in (gpu.sample(number) for gpu in gpus) if sample is not None]:
+            number += 1
             if events.qsize() < BACKLOG_MOMENTS:
                 events.put((time.time(), samples))
             # By absolute time, so that the calls' own duration does not add up; what a slow call
@@ -136,13 +148,25 @@ def sample(events: queue.SimpleQueue[Event], interval_seconds: float) -> None:
         events.put(error)
 
 
-class Period:
-    """The samples of one publishing period; periods start at whole multiples of their length."""
+def receive(events: queue.SimpleQueue[Event], address: str) -> None:
+    """The receiving thread: each message of the trainer, for as long as the agent lives."""
+    try:
+        for message in work.messages(work.listen(address)):
+            if events.qsize() < BACKLOG_MOMENTS:
+                events.put(message)
+    except OSError as error:
+        _log.warning("no work figures: cannot listen at %s (%s)", address, error.strerror)
 
-    def __init__(self, phase: str, dimensions: Mapping[str, str], seconds: float) -> None:
-        self._phase, self._dimensions, self._seconds = phase, dimensions, seconds
+
+class Period:
+    """What came in one publishing period; periods start at whole multiples of their length."""
+
+    def __init__(self, identity: Identity, seconds: float, num_hosts: int) -> None:
+        self._identity, self._seconds, self._num_hosts = identity, seconds, num_hosts
         self._number = 0
+        self._begun = time.time()
         self._samples: list[GpuSample] = []
+        self._work: list[Mapping[str, float]] = []
 
     def add(self, now: float, samples: list[GpuSample]) -> None:
         """Take samples of the time `now` (seconds since 1970); publish the old period when it is over."""
@@ -152,16 +176,20 @@ class Period:
             self._number = number
         self._samples += samples
 
+    def add_work(self, now: float, message: Mapping[str, float]) -> None:
+        """Take work figures of the time `now`, likewise."""
+        self.add(now, [])
+        self._work.append(message)
+
     def publish(self) -> None:
         """Write what has been taken since the last time, each line in one piece."""
-        for line in emf.lines(
-            self._samples,
-            phase=self._phase,
-            dimensions=self._dimensions,
-            timestamp_milliseconds=int(self._number * self._seconds * 1000),
-        ):
+        now = time.time()
+        series = series_of(
+            self._samples, self._work, seconds=max(0.0, now - self._begun), num_hosts=self._num_hosts
+        )
+        self._samples, self._work, self._begun = [], [], now
+        for line in emf.lines(series, self._identity, int(self._number * self._seconds * 1000)):
             os.write(sys.stdout.fileno(), line)
-        self._samples = []
 
 
 if __name__ == "__main__":

@@ -26,19 +26,26 @@ def start_agent(
     phase: str,
     dimensions: Mapping[str, str],
     snapshot: Path | None = None,
+    level: str = "host",
+    work_address: str | None = None,
+    num_hosts: int = 1,
     interval_seconds: float = 1.0,
     publish_seconds: float = 60.0,
 ) -> "AgentProcess":
     """Start the agent as a child of this process, writing to this process's standard output.
 
     `phase`: "training" or "serving". `dimensions`: CloudWatch dimensions of this host's series,
-    `Project` among them; see `emf.check` for what CloudWatch takes. `snapshot`: the Prometheus
+    `Project` among them; see `cloudwatch.Identity` for what CloudWatch takes. `snapshot`: the Prometheus
     text file that the agent keeps up to date while it samples and removes when it stops.
+    `level`: "fleet", "host" or "gpu". `work_address`: where a `work.WorkSender` of `num_hosts` sends.
     Returns at once. If no process can be started, a warning is logged and `stop` does nothing.
     """
     command = [sys.executable, "-m", "metrics.agent", "--phase", phase, "--parent-pid", str(os.getpid())]
     command += [f"--interval-seconds={interval_seconds}", f"--publish-seconds={publish_seconds}"]
     command += [f"--dimension={name}={value}" for name, value in dimensions.items()]
+    command += [f"--level={level}", f"--num-hosts={num_hosts}"]
+    if work_address is not None:
+        command.append(f"--work-address={work_address}")
     if snapshot is not None:
         snapshot = snapshot.absolute()
         command.append(f"--snapshot={snapshot}")

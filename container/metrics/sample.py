@@ -1,4 +1,4 @@
-"""One reading of one GPU: what the agent's sampling thread hands to EMF and to the snapshot."""
+"""One reading of one GPU: what the agent's sampling thread hands to the publishing one and to the snapshot."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class GpuSample:
     """What GPU number `gpu` (NVML's index inside this container) said at one moment.
 
-    None is what it did not say; it is never written as 0.
+    None is what it did not say, or was not asked this time; it is never written as 0.
     """
 
     gpu: int
@@ -18,5 +18,13 @@ class GpuSample:
     memory_total_bytes: int | None = None
     power_watts: float | None = None
     temperature_celsius: int | None = None
+    throttled: bool | None = None
+    """Whether heat, a power brake or the board's protection holds the clock down."""
+    power_capped: bool | None = None
+    """Whether the power limit holds the clock down: usual under full load."""
+    energy_joules: float | None = None
+    """Drawn since the sample before that knew it."""
+    errors: int | None = None
+    """Uncorrectable memory errors and rows remapped because of them, new since they were last read."""
     lost: bool = False
     """The GPU fell off the bus: this is its last sample, and it holds no readings."""

@@ -4,6 +4,7 @@ A file and not a socket: reading it costs the server nothing, and cannot hang wh
 """
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ class Snapshot:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._writable = True
+        self._temperatures: dict[int, int] = {}
 
     def replace(self, samples: Sequence[GpuSample]) -> None:
         """Rewrite the file in one step: a reader sees the old text or the new."""
@@ -39,12 +41,21 @@ class Snapshot:
             return
         temporary = _temporary(self._path)
         try:
-            temporary.write_text(text(samples), encoding="ascii")
+            temporary.write_text(
+                text([self._with_temperature(sample) for sample in samples]), encoding="ascii"
+            )
             temporary.replace(self._path)
         except OSError as error:
             self._writable = False
             self.remove()
             _log.warning("no GPU figures in /metrics: cannot write %s (%s)", self._path, error.strerror)
+
+    def _with_temperature(self, sample: GpuSample) -> GpuSample:
+        """The sample with the last known temperature: it is not read each time."""
+        if sample.temperature_celsius is not None:
+            self._temperatures[sample.gpu] = sample.temperature_celsius
+        known = None if sample.lost else self._temperatures.get(sample.gpu)
+        return dataclasses.replace(sample, temperature_celsius=known)
 
     def remove(self) -> None:
         """Take the file away, and what a killed writer left beside it: old numbers are not served as new."""

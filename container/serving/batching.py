@@ -7,6 +7,7 @@ Nothing waits for a batch to fill: the model takes what came while it was busy.
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -47,6 +48,7 @@ class Batcher:
         self._queue_changed = queue_changed
         self._waiting: deque[Job] = deque()
         self._arrived = threading.Condition()
+        self._began: float | None = None
 
     def submit(self, value: Any) -> "Future[Any]":
         """Queue one input; its output, or what `predict` raised for it alone, is the future's."""
@@ -57,10 +59,19 @@ class Batcher:
             self._arrived.notify()
         return job.output
 
+    @property
+    def running_seconds(self) -> float:
+        """For how long the model has been at what it is doing now; 0 when it waits."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
+
     def run(self) -> None:
         """Predict for ever, in the calling thread."""
         while True:
-            self._predict([job for job in self._take() if job.output.set_running_or_notify_cancel()])
+            jobs = [job for job in self._take() if job.output.set_running_or_notify_cancel()]
+            self._began = time.monotonic()
+            self._predict(jobs)
+            self._began = None
 
     def _take(self) -> list[Job]:
         """Wait for an input; return it, the oldest, and the next ones that are like it."""

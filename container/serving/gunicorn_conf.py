@@ -67,7 +67,12 @@ def on_starting(server: Any) -> None:
             "Variant": _settings.variant_name,
         }
         dimensions = {name: value for name, value in names.items() if value is not None}
-        _agent = start_agent(phase="serving", dimensions=dimensions, snapshot=run_directory() / "gpus.prom")
+        _agent = start_agent(
+            phase="serving",
+            dimensions=dimensions,
+            snapshot=run_directory() / "gpus.prom",
+            level=_settings.metrics_level,
+        )
 
 
 def pre_fork(server: Any, worker: Any) -> None:

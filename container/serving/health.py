@@ -59,6 +59,12 @@ class Health:
                 )
                 self._share()
 
+    def prediction_hangs(self, seconds: float) -> None:
+        """One prediction has run for so long that nothing can be expected of it: a GPU may hang so."""
+        with self._lock:
+            self._reason = f"a prediction has been running for {seconds:.0f} s"
+            self._share()
+
     def _share(self) -> None:
         file = _ready_file(self._run_directory, self._pid)
         if self._reason is None:

@@ -3,6 +3,8 @@
 import logging
 import os
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,37 @@ from model_api import ModelPackageError, Predictor, load_predictor
 from serving.batching import Batcher
 from serving.failure import leave_with
 from serving.health import Health
+from serving.media_types import JSON, JSON_LINES, AnswerType, Offer, default_answer
 from serving.request_metrics import RequestMetrics
 from serving.settings import Settings
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready, and what it says of itself, read once."""
+
+    predictor: Predictor
+    request_types: Sequence[str]
+    """Its own, and JSON in which these are wrapped."""
+    offers: tuple[Offer, ...]
+    """Its `response_types`."""
+    default: AnswerType
+    """Its answer to a request that asks for nothing."""
+
+    @classmethod
+    def of(cls, predictor: Predictor, default_accept: str | None) -> "LoadedModel":
+        """Raises ValueError when the model does not make `default_accept`."""
+        offers = tuple(Offer.parse(text) for text in predictor.response_types)
+        default = default_answer(default_accept, offers) if default_accept else offers[0].usual()
+        if default is None:
+            raise ValueError(
+                f"SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT={default_accept!r} must be one of "
+                f"{list(predictor.response_types)}"
+            )
+        request_types = tuple(dict.fromkeys([*predictor.request_types, JSON, JSON_LINES]))
+        return cls(predictor, request_types, offers, default)
 
 
 class ModelHost:
@@ -30,9 +59,8 @@ class ModelHost:
         self._run_directory = run_directory
         self._health = health
         self._metrics = metrics
-        self.predictor: Predictor | None = None
+        self.loaded: LoadedModel | None = None
         """None while the model is loading."""
-        self.default_response_type = ""
         self.batcher = Batcher(
             self._predict, max_batch=settings.max_batch, queue_changed=metrics.queue_depth.set
         )
@@ -66,21 +94,15 @@ class ModelHost:
         folder = find_model(settings.model_dir)
         _log.info("loading %s from %s", settings.model_package, folder)
         predictor = load_predictor(settings.model_package, folder)
-        default = settings.default_accept or predictor.response_types[0]
-        if default not in predictor.response_types:
-            raise ValueError(
-                f"SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT={default!r} must be one of {list(predictor.response_types)}"
-            )
-        self.default_response_type = default
-        self.predictor = predictor
+        self.loaded = LoadedModel.of(predictor, settings.default_accept)
         self._health.loading_done()
         _log.info("ready: takes %s, makes %s", list(predictor.request_types), list(predictor.response_types))
 
     def _predict(self, inputs: list[Any]) -> list[Any]:
-        assert self.predictor is not None
+        assert self.loaded is not None
         self._metrics.batch_size.observe(len(inputs))
         with self._metrics.stage.labels("predict").time():
-            return self.predictor.predict(inputs)
+            return self.loaded.predictor.predict(inputs)
 
 
 def find_model(model_dir: Path) -> Path:

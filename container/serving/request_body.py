@@ -1,9 +1,17 @@
 """Reads a request's body from Gunicorn's stream, which ends where the body ends, chunked or not.
 
+Small bodies stay in memory, large ones lie in a file without a name below the temporary folder: an
+asynchronous request may have a gigabyte, and several may come at once.
+
 Not Flask's `get_data`: of a chunked body over its limit it returns the beginning, as if that were all.
 """
 
+import errno
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
 
 from flask import Request
 from gunicorn.http.errors import ParseException
@@ -11,6 +19,9 @@ from gunicorn.http.errors import ParseException
 from serving.errors import RequestError
 from serving.settings import MEBIBYTE
 
+IN_MEMORY_BYTES = 8 * MEBIBYTE
+"""Nearly every picture is smaller."""
+PIECE_BYTES = MEBIBYTE
 DISCARD_SECONDS = 10.0
 """Enough for a gigabyte from the same host, where SageMaker's own proxy sends from."""
 
@@ -20,25 +31,49 @@ def limit_stalls(request: Request, *, seconds: float) -> None:
     request.environ["gunicorn.socket"].settimeout(seconds)
 
 
-def read_body(request: Request, *, limit_bytes: int) -> bytes:
-    """All of the body. Raises RequestError 400, 408 or 413."""
+def spool() -> IO[bytes]:
+    """A file that is in memory while it is small, and gone when it is closed."""
+    return tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)
+
+
+@contextmanager
+def full_disk_refused() -> Iterator[None]:
+    """Raises RequestError 507 when a file of `spool` finds no room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RequestError(507, f"no room for this request in {tempfile.gettempdir()}") from error
+
+
+def read_body(request: Request, file: IO[bytes], *, limit_bytes: int) -> None:
+    """Write all of the body to `file`, and go back to its start. Raises RequestError 400, 408 or 413."""
     length = request.content_length
     too_large = RequestError(
         413, f"the body is larger than {limit_bytes} bytes (MAX_BODY_MB)", max_body_bytes=limit_bytes
     )
     if length is not None and length > limit_bytes:
         raise too_large
+    read_bytes = 0
+    while piece := _read_piece(request):
+        read_bytes += len(piece)
+        if read_bytes > limit_bytes:
+            raise too_large
+        file.write(piece)
+    if length is not None and read_bytes < length:
+        raise RequestError(400, f"the body ended after {read_bytes} of {length} bytes")
+    file.seek(0)
+
+
+def _read_piece(request: Request) -> bytes:
     try:
-        body: bytes = request.environ["wsgi.input"].read(limit_bytes + 1)
+        piece: bytes = request.environ["wsgi.input"].read(PIECE_BYTES)
     except TimeoutError:
         raise RequestError(408, "the rest of the body did not come") from None
     except (OSError, ParseException) as error:
         raise RequestError(400, f"the body ended early or is broken: {error}") from None
-    if len(body) > limit_bytes:
-        raise too_large
-    if length is not None and len(body) < length:
-        raise RequestError(400, f"the body ended after {len(body)} of {length} bytes")
-    return body
+    return piece
 
 
 def discard_body(request: Request) -> None:
@@ -50,7 +85,7 @@ def discard_body(request: Request) -> None:
     stream = request.environ["wsgi.input"]
     end = time.monotonic() + DISCARD_SECONDS
     try:
-        while time.monotonic() < end and stream.read(MEBIBYTE):
+        while time.monotonic() < end and stream.read(PIECE_BYTES):
             pass
     except (OSError, ParseException):
         return

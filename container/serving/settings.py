@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import model_api
+from metrics.cloudwatch import LEVELS
 
 MEBIBYTE = 2**20
+BATCH_TIMEOUT_SECONDS = 3600
+"""Batch transform's longest InvocationsTimeoutInSeconds: its own shorter one ends a request before us."""
 
 
 class SettingError(ValueError):
@@ -36,19 +39,56 @@ def on_or_off(text: str) -> bool:
     return text.strip().lower() == "on"
 
 
-def variable(name: str, parse: Callable[[str], Any], explanation: str) -> dict[str, Any]:
-    """What the table says of a setting besides its default: the variable, its type, what it is for."""
-    return {"name": name, "parse": parse, "help": explanation}
+def true_or_false(text: str) -> bool:
+    """`true` or `false` in any case, as SageMaker writes it."""
+    if text.strip().lower() not in ("true", "false"):
+        raise ValueError("true or false")
+    return text.strip().lower() == "true"
+
+
+def one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    """A parser of one of these words, in any case."""
+
+    def parse(text: str) -> str:
+        if text.strip().lower() not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return text.strip().lower()
+
+    return parse
+
+
+def route(text: str) -> str:
+    """A path of an URL."""
+    if not text.startswith("/") or any(character in text for character in "<>? #"):
+        raise ValueError("a path that begins with /")
+    return text
+
+
+def variable(
+    name: str, parse: Callable[[str], Any], explanation: str, *, also: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """What the table says of a setting besides its default: the variable, its type, what it is for.
+
+    `also`: what SageMaker's toolkits and other platforms call it; the first name that is set counts.
+    """
+    others = f" (also {', '.join(f'`{other}`' for other in also)})" if also else ""
+    return {"name": name, "names": (name, *also), "parse": parse, "help": explanation + others}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The table. Names that begin with SAGEMAKER_ are the platform's or its toolkits'."""
+    """The table. Names that begin with SAGEMAKER_ are the platform's or its toolkits', with AIP_ Vertex AI's."""
 
     base_dir: Path = field(
         default=Path("/opt/ml"),
         metadata=variable(
             "SAGEMAKER_BASE_DIR", Path, "where /opt/ml is; the model lies in its folder `model`"
+        ),
+    )
+    model_folder: Path | None = field(
+        default=None,
+        metadata=variable(
+            "MODEL_DIR", Path, "the model's folder, if it is another", also=("AZUREML_MODEL_DIR",)
         ),
     )
     model_package: str = field(
@@ -57,7 +97,12 @@ class Settings:
     )
     port: int = field(
         default=8080,
-        metadata=variable("SAGEMAKER_BIND_TO_PORT", whole_number(1, 65535), "the port to listen on"),
+        metadata=variable(
+            "SAGEMAKER_BIND_TO_PORT",
+            whole_number(1, 65535),
+            "the port to listen on",
+            also=("AIP_HTTP_PORT",),
+        ),
     )
     workers: int | None = field(
         default=None,
@@ -98,7 +143,52 @@ class Settings:
     request_timeout_seconds: int = field(
         default=55,  # SageMaker gives up on a real-time request after 60 s, on an asynchronous one after 1 h
         metadata=variable(
-            "REQUEST_TIMEOUT_SECONDS", whole_number(1, 3600), "a request that takes longer is answered 504"
+            "REQUEST_TIMEOUT_SECONDS",
+            whole_number(1, 86400),
+            "a request that takes longer is answered 504; in batch transform 3600 unless set",
+            also=("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", "SAGEMAKER_MODEL_SERVER_TIMEOUT"),
+        ),
+    )
+    error_records: bool = field(
+        default=False,
+        metadata=variable(
+            "ERROR_RECORDS",
+            on_or_off,
+            "on: what cannot be decoded is answered 200 with the error as JSON, so that a batch goes on",
+        ),
+    )
+    batch: bool | None = field(
+        default=None,
+        metadata=variable(
+            "SAGEMAKER_BATCH", true_or_false, "true in batch transform, which gives requests more time"
+        ),
+    )
+    max_payload_mb: int | None = field(
+        default=None,
+        metadata=variable(
+            "SAGEMAKER_MAX_PAYLOAD_IN_MB",
+            whole_number(0, 1024),
+            "what the batch transform job was given; `/execution-parameters` then suits it",
+        ),
+    )
+    max_concurrent_transforms: int | None = field(
+        default=None,
+        metadata=variable(
+            "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS",
+            whole_number(0, 1024),
+            "likewise",
+        ),
+    )
+    health_route: str | None = field(
+        default=None,
+        metadata=variable("AIP_HEALTH_ROUTE", route, "another path for `/ping`; Vertex AI sets it"),
+    )
+    predict_route: str | None = field(
+        default=None,
+        metadata=variable(
+            "AIP_PREDICT_ROUTE",
+            route,
+            "another path for `/invocations`, which then takes `instances` too; Vertex AI sets it",
         ),
     )
     max_consecutive_failures: int = field(
@@ -111,7 +201,12 @@ class Settings:
     )
     log_level: str = field(
         default="INFO",
-        metadata=variable("LOG_LEVEL", str, "DEBUG, INFO, WARNING, ERROR, CRITICAL, or a number"),
+        metadata=variable(
+            "LOG_LEVEL",
+            str,
+            "DEBUG, INFO, WARNING, ERROR, CRITICAL, or a number",
+            also=("SAGEMAKER_CONTAINER_LOG_LEVEL",),
+        ),
     )
     gpu_metrics: bool = field(
         default=True,
@@ -120,6 +215,14 @@ class Settings:
     metrics_project: str = field(
         default="surface-normals",
         metadata=variable("METRICS_PROJECT", str, "the GPU metrics' dimension Project"),
+    )
+    metrics_level: str = field(
+        default="host",
+        metadata=variable(
+            "METRICS_LEVEL",
+            one_of(LEVELS),
+            "series of the project alone (`fleet`), also of each host (`host`), or of each GPU (`gpu`)",
+        ),
     )
     endpoint_name: str | None = field(
         default=None, metadata=variable("ENDPOINT_NAME", str, "their dimension Endpoint; unset: left out")
@@ -130,8 +233,8 @@ class Settings:
 
     @property
     def model_dir(self) -> Path:
-        """Where SageMaker unpacks the model archive."""
-        return self.base_dir / "model"
+        """Where the platform puts the model; SageMaker unpacks its archive in /opt/ml/model."""
+        return self.model_folder or self.base_dir / "model"
 
     @property
     def max_body_bytes(self) -> int:
@@ -141,15 +244,19 @@ class Settings:
 
 def load_settings() -> Settings:
     """The settings of this process. Raises SettingError naming the first variable that cannot be used."""
-    values = {}
+    values: dict[str, Any] = {}
     for row in fields(Settings):
         # Set but empty counts as unset: `docker run -e NAME=` and templates do that.
-        text = os.environ.get(row.metadata["name"], "")
-        if text:
-            try:
-                values[row.name] = row.metadata["parse"](text)
-            except ValueError as error:
-                raise SettingError(f"{row.metadata['name']}={text!r} must be {error}") from None
+        for name in row.metadata["names"]:
+            text = os.environ.get(name, "")
+            if text:
+                try:
+                    values[row.name] = row.metadata["parse"](text)
+                except ValueError as error:
+                    raise SettingError(f"{name}={text!r} must be {error}") from None
+                break
+    if values.get("batch") and "request_timeout_seconds" not in values:
+        values["request_timeout_seconds"] = BATCH_TIMEOUT_SECONDS
     return Settings(**values)
 
 

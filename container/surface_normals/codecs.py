@@ -24,7 +24,7 @@ MAX_PIXELS = 25_000_000
 
 PICTURE_FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 NPY = "application/x-npy"
-PNG8, PNG16 = "image/png", "image/png;bits=16"
+PNG = "image/png"
 JSON = "application/json"
 
 Picture = NDArray[np.uint8]
@@ -50,7 +50,8 @@ def _decode_file(body: bytes, file_format: str) -> Picture:
     try:
         with Image.open(io.BytesIO(body), formats=[file_format]) as image:
             _check_size(*image.size)
-            return _to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except PictureTooLarge:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -73,7 +74,7 @@ def _to_rgb(image: Image.Image) -> Picture:
     if image.mode.startswith("I"):  # 16-bit grey: Pillow would cut it at 255 instead of scaling
         grey = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _check_size(width: int, height: int) -> None:
@@ -108,25 +109,28 @@ def encode_npy(array: NDArray[Any]) -> bytes:
     return file.getvalue()
 
 
-def lilac(normals: Normals) -> Picture:
-    """Normals (H, W, 3) in `rdf` as the usual picture: red right, green up, blue to the camera."""
-    return np.round(_to_unit_cube(normals) * 255).astype(np.uint8)
+def lilac(normals: Normals, in_axes: str = "rub") -> Picture:
+    """Normals (H, W, 3) in `rdf` as the usual picture: red right, green up, blue to the camera.
+
+    With other axes than these, `rub`, the same for data; the colours are then not the usual ones.
+    """
+    return np.round(_to_unit_cube(normals, in_axes) * 255).astype(np.uint8)
 
 
-def encode_png8(normals: Normals) -> bytes:
+def encode_png8(normals: Normals, in_axes: str = "rub") -> bytes:
     """The lilac picture as an 8-bit PNG. Rounding costs up to 0.4 degrees: for eyes, not for data."""
     file = io.BytesIO()
-    Image.fromarray(lilac(normals)).save(file, "PNG", compress_level=1)
+    Image.fromarray(lilac(normals, in_axes)).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
-def encode_png16(normals: Normals) -> bytes:
+def encode_png16(normals: Normals, in_axes: str = "rub") -> bytes:
     """The same colours as a 16-bit RGB PNG (rounding below 0.002 degrees).
 
     Written here by the PNG specification (W3C, third edition) since Pillow cannot.
     """
     height, width = normals.shape[:2]
-    samples = np.round(_to_unit_cube(normals) * 65535).astype(">u2", order="C")
+    samples = np.round(_to_unit_cube(normals, in_axes) * 65535).astype(">u2", order="C")
     rows = samples.view(np.uint8).reshape(height, width * 6)
     up = np.diff(rows, axis=0, prepend=np.zeros((1, width * 6), np.uint8))  # filter 2: minus the row above
     filtered = np.concatenate([np.full((height, 1), 2, np.uint8), up], axis=1)
@@ -143,22 +147,24 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _to_unit_cube(normals: Normals) -> Normals:
-    return ((axes.convert(normals, "rub") + 1) / 2).astype(np.float32, copy=False)
+def _to_unit_cube(normals: Normals, in_axes: str) -> Normals:
+    return ((axes.convert(normals, in_axes) + 1) / 2).astype(np.float32, copy=False)
 
 
-def encode_summary(normals: Normals, expected_error_degrees: NDArray[np.float32]) -> bytes:
-    """What the map holds, in a few numbers, as JSON."""
-    mean = normals.mean(axis=(0, 1), dtype=np.float64)
+def encode_summary(
+    normals: Normals, expected_error_degrees: NDArray[np.float32], in_axes: str = "rdf"
+) -> bytes:
+    """What the map holds, in a few numbers, as JSON. Raises ValueError where one is not a number."""
+    mean = axes.convert(normals.mean(axis=(0, 1), dtype=np.float64).astype(np.float32), in_axes)
     quartiles = np.percentile(expected_error_degrees, [25, 50, 75])
     summary = {
         "height": normals.shape[0],
         "width": normals.shape[1],
-        "axes": "rdf",
+        "axes": in_axes,
         "mean_normal": [round(float(component), 5) for component in mean],
         "expected_error_degrees": {
             "mean": round(float(expected_error_degrees.mean(dtype=np.float64)), 3),
             **{name: round(float(q), 3) for name, q in zip(("p25", "p50", "p75"), quartiles, strict=True)},
         },
     }
-    return json.dumps(summary).encode()
+    return json.dumps(summary, allow_nan=False).encode()

@@ -20,6 +20,8 @@ from surface_normals.encoders import IMAGENET_MEAN, IMAGENET_STD, build_encoder,
 ASSUMED_FIELD_OF_VIEW_DEGREES = 60.0
 MIN_CONCENTRATION = 0.01
 DETAIL_WIDTH = 32
+FINEST_WIDTH = 64
+"""At most so many channels at half size: a convolution there costs four times what it costs a level above."""
 INTRINSICS = ("given", "assume", "off")
 
 
@@ -31,7 +33,7 @@ class Shape:
     encoder_widths: tuple[int, ...]
     """Channels at the encoder's sizes, fine to coarse; empty stands for what the encoder has."""
     decoder_width: int
-    """Channels of every level of the pyramid, a multiple of 8."""
+    """Channels of the pyramid's levels, a multiple of 8; of the finest at most FINEST_WIDTH."""
     intrinsics: str = "assume"
     """Whose rays the levels see: of the camera that is `given`, of the assumed one, or none (`off`)."""
 
@@ -77,10 +79,15 @@ class SurfaceNormalNetwork(nn.Module):
             self.detail = conv_norm_relu(3, DETAIL_WIDTH, stride=2)
             widths = (DETAIL_WIDTH, *widths)
         rays = 0 if shape.intrinsics == "off" else 2
-        self.lateral = nn.ModuleList(nn.Conv2d(channels + rays, width, kernel_size=1) for channels in widths)
+        finest = min(width, FINEST_WIDTH)
+        own = (finest, *(width for _ in widths[1:]))  # of each level, fine to coarse as the widths are
+        self.lateral = nn.ModuleList(
+            nn.Conv2d(channels + rays, out, kernel_size=1) for channels, out in zip(widths, own, strict=True)
+        )
         self.summary = nn.Linear(widths[-1], width)
-        self.smooth = nn.ModuleList(conv_norm_relu(width, width) for _ in widths[:-1])
-        self.head = nn.Conv2d(width + rays, 4, kernel_size=3, padding=1)
+        # Coarse to fine; each hands on as many channels as the next finer level has.
+        self.smooth = nn.ModuleList(map(conv_norm_relu, own[-2::-1], (*own[-3::-1], finest)))
+        self.head = nn.Conv2d(finest + rays, 4, kernel_size=3, padding=1)
 
     def forward(self, picture: Tensor, intrinsics: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`intrinsics` (B, 4): fx, fy, cx, cy in the picture's pixels, a row of NaN where the camera is unknown.
@@ -135,7 +142,8 @@ def with_rays(x: Tensor, picture_size: torch.Size, intrinsics: Tensor | None) ->
         own_v = ((down[:, None] - cy) / fy).expand(-1, height, width)
         own = torch.stack([own_u, own_v], dim=1).to(x.dtype)
         rays = torch.where(own.isnan(), rays, own)
-    return torch.cat([x, rays], dim=1)
+    # Laid out like the features: joined with others, all of them would have to be copied.
+    return torch.cat([x, rays.contiguous(memory_format=torch.channels_last)], dim=1)
 
 
 def expected_error_degrees(concentration: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from surface_normals import codecs
+from surface_normals.answers import RESPONSE_TYPES, encode_answer
 from surface_normals.artifact import load_artifact
 from surface_normals.device import pick_device
 from surface_normals.network import SurfaceNormalNetwork, expected_error_degrees
@@ -28,7 +29,7 @@ class SurfaceNormalPredictor:
     """A network on its device, behind the seam's five names."""
 
     request_types = (*codecs.PICTURE_FORMATS, codecs.NPY)
-    response_types = (codecs.NPY, codecs.PNG8, codecs.PNG16, codecs.JSON)
+    response_types = RESPONSE_TYPES
 
     def __init__(self, network: SurfaceNormalNetwork, device: torch.device) -> None:
         self.network = network.to(device).eval()
@@ -54,15 +55,8 @@ class SurfaceNormalPredictor:
         return F.pad(pictures, (0, right, 0, down), mode="replicate") if down or right else pictures
 
     def encode(self, output: NormalMap, media_type: str) -> bytes:
-        """A normal map as one of `response_types`; the PNGs are in the usual colours."""
-        if media_type == codecs.JSON:
-            return codecs.encode_summary(output.normals, output.expected_error_degrees)
-        encode = {
-            codecs.NPY: codecs.encode_npy,
-            codecs.PNG8: codecs.encode_png8,
-            codecs.PNG16: codecs.encode_png16,
-        }[media_type]
-        return encode(output.normals)
+        """A normal map as one of `response_types`, `media_type` having every choice spelt out."""
+        return encode_answer(output.normals, output.expected_error_degrees, media_type)
 
 
 def load(model_dir: Path) -> SurfaceNormalPredictor:

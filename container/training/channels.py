@@ -29,7 +29,13 @@ def discover(declared: Mapping[str, Any], data_dir: Path) -> dict[str, Path]:
     return {name: data_dir / name for name in declared if name not in NOT_DATA}
 
 
-def check(name: str, folder: Path) -> int:
+def is_sharded(declared: Mapping[str, Any], name: str) -> bool:
+    """Whether S3 gives each host other objects of the channel, and none where there are fewer than hosts."""
+    settings = declared.get(name)
+    return isinstance(settings, Mapping) and settings.get("S3DistributionType") == "ShardedByS3Key"
+
+
+def check(name: str, folder: Path, *, may_be_empty: bool = False) -> int:
     """How many files the channel holds, counted up to COUNT_LIMIT.
 
     Raises ValueError when there is none with content: what was looked at, what was found, why it may be.
@@ -39,7 +45,11 @@ def check(name: str, folder: Path) -> int:
         if any(entry.stat().st_size for entry in _files(folder)):  # the first file nearly always settles it
             return count
         found = f"only empty files ({count})" if count else "no file"
+        if may_be_empty:
+            return 0
     except FileNotFoundError:
+        if may_be_empty:
+            return 0
         found = "that there is no such folder"
     except NotADirectoryError:
         found = "a file in place of the folder"

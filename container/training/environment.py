@@ -13,9 +13,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from metrics.cloudwatch import LEVELS
 from model_api import DEFAULT_PACKAGE
 from training.channels import discover
 
+WORK_ADDRESS = "METRICS_WORK_ADDRESS"
 PLACE = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
 PROGRAM_DIR = Path(__file__).resolve().parents[1]
 
@@ -79,6 +81,9 @@ class Environment:
     stop_grace_seconds: float
     gpu_metrics: bool
     metrics_project: str
+    metrics_level: str
+    work_address: str | None
+    """Where the metrics agent hears of the work; set by the parent for its processes."""
 
     @property
     def host_rank(self) -> int:
@@ -138,6 +143,8 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
         stop_grace_seconds=_seconds(environ, "STOP_GRACE_SECONDS", 100.0),
         gpu_metrics=_switch(environ, "GPU_METRICS"),
         metrics_project=environ.get("METRICS_PROJECT") or "surface-normals",
+        metrics_level=_level(environ),
+        work_address=environ.get(WORK_ADDRESS) or None,
     )
 
 
@@ -209,6 +216,13 @@ def _processes(environ: Mapping[str, str], num_gpus: int) -> int:
     if (environ.get("PROCESSES_PER_HOST") or "auto") != "auto":
         return _whole(environ, "PROCESSES_PER_HOST", 1, 1024)
     return max(1, num_gpus)
+
+
+def _level(environ: Mapping[str, str]) -> str:
+    text = (environ.get("METRICS_LEVEL") or "host").lower()
+    if text not in LEVELS:
+        raise ValueError(f"METRICS_LEVEL must be {', '.join(LEVELS[:-1])} or {LEVELS[-1]}, not {text!r}")
+    return text
 
 
 def _switch(environ: Mapping[str, str], name: str) -> bool:

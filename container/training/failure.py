@@ -23,11 +23,32 @@ PEER_LOST = "another process of the job ended or stopped answering; its own log,
 NO_MESSAGE = "and no message; see the log above"
 PEER_ERRORS = {"DistBackendError", "DistNetworkError", "DistStoreError"}
 
+GPU_MEMORY = "the GPU's memory is full: lower the batch or picture size, or take a larger instance"
+HOST_MEMORY = "the host's memory is full: use fewer data-loading workers, or take a larger instance"
+SHARED_MEMORY = (
+    "the host's /dev/shm is too small for the data loader's workers: use fewer (docker run: --shm-size)"
+)
+DISK = "the disk is full: raise the job's VolumeSizeInGB, or take a larger instance where the disks are its own (NVMe)"
+
+HINTS: tuple[tuple[set[int], tuple[str, ...], str], ...] = (
+    (
+        set(),
+        ("shared memory(shm)", "signal: Bus error"),
+        SHARED_MEMORY,
+    ),  # before the disk: it says "no space" too
+    ({errno.ENOSPC, errno.EDQUOT}, ("No space left on device", "PytorchStreamWriter failed writing"), DISK),
+    (set(), ("CUDA error: out of memory", "STATUS_ALLOC_FAILED"), GPU_MEMORY),
+    ({errno.ENOMEM}, ("DefaultCPUAllocator: can't allocate", "Cannot allocate memory"), HOST_MEMORY),
+    ({errno.EMFILE}, ("Too many open files",), "too many open files: use fewer data-loading workers"),
+)
+"""What to do by an error's number or its words: torch has its own text, and mostly RuntimeError, for what the system
+refused."""
+
 SIGNAL_HINTS: dict[int, str] = {
-    signal.SIGKILL: "likely out of memory",
-    signal.SIGBUS: "likely /dev/shm is too small for the data loader's workers: use fewer of them",
+    signal.SIGKILL: "likely out of memory: use fewer data-loading workers, or take a larger instance",
+    signal.SIGBUS: f"likely {SHARED_MEMORY}",
     signal.SIGSEGV: "a crash in native code, see the stack in the log",
-    signal.SIGABRT: "native code gave up, see the log",
+    signal.SIGABRT: "native code gave up, see the log; NCCL does when another process is gone or silent too long",
     signal.SIGILL: "native code was built for another processor",
 }
 
@@ -82,9 +103,19 @@ def write_first(path: Path, text: str) -> None:
         write(path, text)
 
 
+def reserve(path: Path) -> None:
+    """Take the room for the text while there is some: a full disk must be able to say so."""
+    _temporary(path).write_bytes(bytes(LIMIT_BYTES))
+
+
+def release(path: Path) -> None:
+    """Give the room back where nothing failed."""
+    _temporary(path).unlink(missing_ok=True)
+
+
 def write(path: Path, text: str) -> None:
     """Put at most LIMIT_BYTES of `text` into `path`, whole or not at all; a path that takes nothing is logged."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(_clipped(text, LIMIT_BYTES), encoding="utf-8")
@@ -93,28 +124,41 @@ def write(path: Path, text: str) -> None:
         logger.error("cannot write %s: %s", path, error.strerror)
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
+
+
 def _is_vague(text: str) -> bool:
     return PEER_LOST in text or NO_MESSAGE in text
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """Its message. torch puts a traceback into that of an error in a worker, whose last line is the cause."""
+    text = str(error).strip()
+    if "Traceback (most recent call last):" in text:
+        heading, *_, last = text.splitlines()
+        text = f"{last} ({heading})"
+    return " ".join(text.split())
 
 
-def _hint(error: BaseException) -> str | None:
-    if type(error).__name__ == "OutOfMemoryError":  # torch's own; this module must not load torch
-        return "the GPU's memory is full: lower the batch or picture size, or take a larger instance"
-    if isinstance(error, MemoryError):
-        return "the host's memory is full: use fewer data-loading workers, or a larger instance"
-    if type(error).__name__ in PEER_ERRORS or "gloo" in str(error):
-        return PEER_LOST
-    if "DataLoader worker" in str(error) and "Bus error" in str(error):
-        return SIGNAL_HINTS[signal.SIGBUS]
-    if "DataLoader worker" in str(error) and "signal: Killed" in str(error):
-        memory = host_memory.describe()
-        return "likely out of memory: use fewer data-loading workers" + (f"; {memory}" if memory else "")
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the disk is full: raise the job's VolumeSizeInGB"
+def _hint(error: BaseException | None) -> str | None:
+    """What to do, as its kind or its words tell; where they tell nothing, those of what it came from."""
+    while error is not None:
+        text = str(error)
+        if type(error).__name__ in PEER_ERRORS or "gloo" in text:
+            return PEER_LOST
+        if "DataLoader worker" in text and "signal: Killed" in text:
+            memory = host_memory.describe()
+            return "likely out of memory: use fewer data-loading workers" + (f"; {memory}" if memory else "")
+        if type(error).__name__ == "OutOfMemoryError":  # torch's own; this module must not load torch
+            return GPU_MEMORY
+        if isinstance(error, MemoryError):
+            return HOST_MEMORY
+        number = error.errno if isinstance(error, OSError) else None
+        for numbers, words, hint in HINTS:
+            if number in numbers or any(word in text for word in words):
+                return hint
+        error = error.__cause__ or error.__context__
     return None
 
 

@@ -61,13 +61,20 @@ def resolve(config_class: type, raw: Mapping[str, Any]) -> Any:
 def decode(text: Any, kind: Any) -> Any:
     """One value from the file as `kind`: bool, int, float, str or a tuple of one of them; None for null.
 
-    Raises ValueError saying what it must be.
+    A number may have words beside it, as in `int | Literal["auto"]`. Raises ValueError saying what it must be.
     """
     text = _unquoted(str(text))  # other than text only where a person wrote the file
     if text in ("null", "None"):
         return None
     if types.NoneType in typing.get_args(kind):
         kind = typing.get_args(kind)[0]
+    if words := _words(kind):
+        if text in words:
+            return text
+        try:
+            return _plain(text, typing.get_args(kind)[0])
+        except ValueError as error:
+            raise ValueError(f"{error} or {_names(words)}") from None
     if typing.get_origin(kind) is tuple:
         return tuple(_plain(_unquoted(str(item)), typing.get_args(kind)[0]) for item in _list(text))
     return _plain(text, kind)
@@ -88,6 +95,12 @@ def _unquoted(text: str) -> str:
             break
         text = inner
     return text
+
+
+def _words(kind: Any) -> list[str]:
+    """The words that a field may hold beside a number."""
+    literals = [part for part in typing.get_args(kind) if typing.get_origin(part) is typing.Literal]
+    return [word for part in literals for word in typing.get_args(part)]
 
 
 def _plain(text: str, kind: Any) -> Any:
@@ -141,6 +154,8 @@ def _in_range(value: Any, metadata: Mapping[str, Any]) -> Any:
     for item in value if isinstance(value, tuple) else (value,):
         if "choices" in metadata and item not in metadata["choices"]:
             raise ValueError(f"must be one of {_names(metadata['choices'])}")
+        if isinstance(item, str):
+            continue
         if "minimum" in metadata and item < metadata["minimum"]:
             raise ValueError(f"must be at least {metadata['minimum']}")
         if "maximum" in metadata and item > metadata["maximum"]:

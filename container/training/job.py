@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import os
 import platform
+import secrets
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import logs
 import model_api
 from metrics.agent_process import start_agent
 from training import channels, failure, hyperparameters, peers
-from training.environment import Environment, Tree, rank_environ, read_environment, read_tree
+from training.environment import WORK_ADDRESS, Environment, Tree, rank_environ, read_environment, read_tree
 from training.sm_variables import sm_variables
 from training.stop_signals import Stopped, StopSignals
 
@@ -76,8 +77,10 @@ def run(stop: StopSignals) -> int:
         logger.info(
             "training %s after %.1f s, model in %s", ending, time.monotonic() - started, tree.model_dir
         )
+        failure.release(tree.failure_file)
         return 0
-    failure.write(tree.failure_file, text)
+    if text != _rank_text(tree):
+        failure.write(tree.failure_file, text)
     logger.error("%s", text.partition("\n")[0])
     return code
 
@@ -94,7 +97,15 @@ def train(tree: Tree, stop: StopSignals) -> None:
             "JobName": environment.job_name,
             "Host": environment.current_host,
         }
-        agent = start_agent(phase="training", dimensions=dimensions)
+        address = f"training-{secrets.token_hex(8)}"
+        environment = dataclasses.replace(environment, work_address=address)
+        agent = start_agent(
+            phase="training",
+            dimensions=dimensions,
+            level=environment.metrics_level,
+            work_address=address,
+            num_hosts=len(environment.hosts),
+        )
     try:
         status = run_rank(environment, stop)
     finally:
@@ -116,7 +127,8 @@ def prepare(environment: Environment) -> Environment:
     for folder in (tree.output_dir.parent, tree.output_dir, tree.model_dir, environment.checkpoint_dir):
         _make_writable(folder)
     tree.failure_file.unlink(missing_ok=True)  # of an earlier attempt on the same folders
-    counts = {name: channels.check(name, folder) for name, folder in environment.channels.items()}
+    failure.reserve(tree.failure_file)
+    counts = {name: _count_files(environment, name) for name in environment.channels}
     found = ", ".join(f"{name} ({_spelt(count)})" for name, count in counts.items()) or "none"
     logger.info(
         "job %s on %s, channels: %s, Python %s",
@@ -134,12 +146,31 @@ def prepare(environment: Environment) -> Environment:
     return _with_processes(environment)
 
 
+def _count_files(environment: Environment, name: str) -> int:
+    """Raises ValueError where a channel holds nothing, but for one that the hosts share."""
+    is_shared = len(environment.hosts) > 1 and channels.is_sharded(environment.declared_channels, name)
+    count = channels.check(name, environment.channels[name], may_be_empty=is_shared)
+    if not count:
+        logger.warning(
+            "channel %r: this host was given no file; ShardedByS3Key has one for each host only if there are "
+            "as many objects as hosts",
+            name,
+        )
+    return count
+
+
 def _with_processes(environment: Environment) -> Environment:
     """The job with as many processes as its model can use. Raises ValueError where that is not all its hosts."""
     hosts, each = len(environment.hosts), environment.processes_per_host
     if model_api.is_distributed(environment.model_package):
         if not _is_alone(environment):
             logger.info("%d host(s) with %d process(es) each; %s leads", hosts, each, environment.hosts[0])
+        if hosts > 1:
+            logger.info(
+                "%d EFA device(s); NCCL uses them through the plugin aws-ofi-nccl, where the image has it, else TCP "
+                "(NCCL_DEBUG=INFO shows which)",
+                peers.efa_devices(),
+            )
         return environment
     if hosts > 1:
         raise ValueError(
@@ -165,6 +196,8 @@ def run_rank(environment: Environment, stop: StopSignals) -> int:
     """
     program = "training.rank" if _is_alone(environment) else "training.launch"
     variables = sm_variables(environment)
+    if environment.work_address:
+        variables[WORK_ADDRESS] = environment.work_address
     if not _is_alone(environment):
         variables |= peers.variables(environment)
     rank = None
@@ -236,7 +269,7 @@ def _make_writable(folder: Path) -> None:
 
 
 def _spelt(count: int) -> str:
-    return f"{count}{' or more' if count == channels.COUNT_LIMIT else ''} file{'s' if count > 1 else ''}"
+    return f"{count}{' or more' if count == channels.COUNT_LIMIT else ''} file{'' if count == 1 else 's'}"
 
 
 def _rank_text(tree: Tree) -> str | None:

@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from training.environment import Environment
 
@@ -13,7 +14,13 @@ logger = logging.getLogger(__name__)
 LONGEST_PAUSE_SECONDS = 15.0
 
 
-def variables(environment: Environment) -> dict[str, str]:
+def efa_devices(devices: Path = Path("/dev")) -> int:
+    """How many network devices there are that NCCL can reach past the kernel. The instance's name would not tell:
+    every list of names has been out of date."""
+    return sum(1 for _ in devices.glob("infiniband/uverbs*"))
+
+
+def variables(environment: Environment, devices: Path = Path("/dev")) -> dict[str, str]:
     """What NCCL, gloo and OpenMP are told; a job that sets one of these variables itself is right."""
     found = {}
     if environment.processes_per_host > 1:
@@ -23,6 +30,8 @@ def variables(environment: Environment) -> dict[str, str]:
         return found | {"GLOO_SOCKET_IFNAME": "lo"}  # works without a network, too
     # SageMaker's hosts may all call themselves the same, and NCCL would take them for one.
     found["NCCL_HOSTID"] = environment.current_host
+    if efa_devices(devices):
+        found["FI_PROVIDER"] = "efa"
     interface = str(environment.resources.get("network_interface_name"))
     if interface in [name for _, name in socket.if_nameindex()]:
         found |= {"NCCL_SOCKET_IFNAME": interface, "GLOO_SOCKET_IFNAME": interface}

@@ -8,9 +8,11 @@ import logging
 import os
 import sys
 from contextlib import nullcontext
+from functools import partial
 
 import logs
 import model_api
+from metrics.work import WorkSender
 from training import failure, hyperparameters
 from training.environment import Environment, Place, read_environment, read_place, read_tree
 from training.metric_lines import metric_line
@@ -49,19 +51,20 @@ def _train(environment: Environment, place: Place, stop: StopSignals) -> None:
             model_dir=environment.tree.model_dir,
             output_dir=environment.tree.output_dir,
             checkpoint_dir=environment.checkpoint_dir,
-            report=report if place.rank == 0 else unheard,
+            report=partial(report, WorkSender(environment.work_address)) if place.rank == 0 else unheard,
             should_stop=lambda: stop.requested,
         )
 
 
-def report(name: str, value: float, step: int) -> None:
-    """Print one number as SageMaker reads it; a value that is not finite goes to the log only."""
+def report(work: WorkSender, name: str, value: float, step: int) -> None:
+    """Print one number as SageMaker reads it, and tell the metrics agent; one not finite goes to the log only."""
     line = metric_line(name, value, step)
     if line is None:
         logger.warning("%s is %s at step %d: not published", name, value, step)
     else:
         sys.stdout.write(line + "\n")  # one write, as the metrics agent prints on the same stream
         sys.stdout.flush()
+        work.send(**{name: float(value)})
 
 
 def unheard(name: str, value: float, step: int) -> None:

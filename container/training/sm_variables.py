@@ -54,10 +54,45 @@ def sm_variables(environment: Environment) -> dict[str, str]:
         "NUM_NEURONS": 0,
         "LOG_LEVEL": 20,
         **{f"CHANNEL_{name.upper()}": folder for name, folder in environment.channels.items()},
-        **{f"HP_{name.upper()}": value for name, value in hyperparameters.items()},
+        **{f"HP_{name.upper().replace('-', '_')}": value for name, value in hyperparameters.items()},
+        "TRAINING_ENV": _training_env(environment, groups),
     }
     variables = {f"SM_{name}": _text(value) for name, value in values.items() if value is not None}
     return {name: text for name, text in variables.items() if _is_possible(name, text)}
+
+
+def _training_env(environment: Environment, groups: Mapping[str, Any]) -> dict[str, Any]:
+    """The same once more in one object, under the toolkit's names; what is about a user's script is left out."""
+    tree, resources = environment.tree, environment.resources
+    group = resources.get("current_group_name")
+    return {
+        "channel_input_dirs": {name: str(folder) for name, folder in environment.channels.items()},
+        "current_host": environment.current_host,
+        "current_instance_group": group,
+        "current_instance_group_hosts": groups.get(str(group), {}).get("hosts", []),
+        "current_instance_type": resources.get("current_instance_type"),
+        "hosts": environment.hosts,
+        "hyperparameters": dict(environment.hyperparameters),
+        "input_config_dir": str(tree.config_dir),
+        "input_data_config": environment.declared_channels,
+        "input_dir": str(tree.root / "input"),
+        "instance_groups": list(groups),
+        "instance_groups_dict": groups,
+        "is_hetero": len(groups) > 1,
+        "is_master": environment.host_rank == 0,
+        "job_name": environment.job_name,
+        "log_level": 20,
+        "master_hostname": environment.hosts[0],
+        "model_dir": str(tree.model_dir),
+        "network_interface_name": resources.get("network_interface_name"),
+        "num_cpus": os.cpu_count(),
+        "num_gpus": environment.num_gpus,
+        "num_neurons": 0,
+        "output_data_dir": str(tree.output_dir),
+        "output_dir": str(tree.root / "output"),
+        "output_intermediate_dir": str(tree.root / "output" / "intermediate"),
+        "resource_config": resources,
+    }
 
 
 def _text(value: Any) -> str:

@@ -55,9 +55,8 @@ def read(line: bytes) -> list[Datum]:
                 name, unit = _member(metric, "Name", str), metric.get("Unit", "None")
                 _rule(set(metric) <= {"Name", "Unit", "StorageResolution"}, "members of a metric")
                 _rule(1 <= len(name) <= 255 and unit in UNITS, f"name and unit of {name}")
-                data.append(
-                    Datum(namespace, dimensions, name, unit, _values(root, name), timestamp, root.get("Gpu"))
-                )
+                gpu = int(root["Gpu"]) if "Gpu" in root else None
+                data.append(Datum(namespace, dimensions, name, unit, _values(root, name), timestamp, gpu))
         named = [metric["Name"] for metric in metrics]
         _rule(len(set(named)) == len(named), "a metric is named once")
     return data

@@ -6,7 +6,9 @@
  *   init.error, count.error                    NVML error codes, 0 is none
  *   <gpu>.utilization (percent), <gpu>.memory_used, <gpu>.memory_total, <gpu>.memory_reserved
  *   (bytes), <gpu>.power (milliwatts), <gpu>.temperature (degrees Celsius)
+ *   <gpu>.reasons (NVML's mask of clock event reasons), <gpu>.energy (millijoules), <gpu>.ecc, <gpu>.remapped
  *   <gpu>.open.error, <gpu>.<figure>.error     error codes; figures: utilization memory power temperature
+ *                                              reasons old_reasons energy ecc remapped
  *   <gpu>.error                                error code of every figure
  *   hang_milliseconds                          each call takes so long
  * Each initialisation appends the process id to the file `initialised` beside the library.
@@ -124,4 +126,32 @@ int nvmlDeviceGetTemperature(void *gpu, unsigned int sensor, unsigned int *celsi
     (void)sensor;
     *celsius = (unsigned int)of_gpu(gpu, "temperature", 40);
     return trouble(gpu, "temperature.error");
+}
+
+int nvmlDeviceGetCurrentClocksEventReasons(void *gpu, unsigned long long *reasons) {
+    *reasons = of_gpu(gpu, "reasons", 0);
+    return trouble(gpu, "reasons.error");
+}
+
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *gpu, unsigned long long *reasons) {
+    *reasons = of_gpu(gpu, "reasons", 0);
+    return trouble(gpu, "old_reasons.error");
+}
+
+int nvmlDeviceGetTotalEnergyConsumption(void *gpu, unsigned long long *millijoules) {
+    *millijoules = of_gpu(gpu, "energy", 0);
+    return trouble(gpu, "energy.error");
+}
+
+int nvmlDeviceGetTotalEccErrors(void *gpu, int type, int counter, unsigned long long *count) {
+    if (type != 1 || counter != 0) return INVALID_ARGUMENT;
+    *count = of_gpu(gpu, "ecc", 0);
+    return trouble(gpu, "ecc.error");
+}
+
+int nvmlDeviceGetRemappedRows(void *gpu, unsigned int *corrected, unsigned int *uncorrected,
+                              unsigned int *pending, unsigned int *failed) {
+    *corrected = *pending = *failed = 0;
+    *uncorrected = (unsigned int)of_gpu(gpu, "remapped", 0);
+    return trouble(gpu, "remapped.error");
 }

@@ -1,6 +1,9 @@
 """The serving image on the model that the training image left, mounted read-only as hosting does."""
 
+import base64
 import io
+import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -56,6 +59,24 @@ def test_nothing_is_written_outside_of_the_temporary_folders(containers, serve_i
     written = [change["Path"] for change in container.diff() or []]
 
     assert [path for path in written if not path.startswith(("/tmp", "/opt/ml", "/dev"))] == ["/opt"]
+
+
+def test_a_serverless_endpoints_memory_is_enough_and_batch_transform_is_told_so(
+    containers, serve_image, model_mount
+):
+    """3 GB, of which /execution-parameters promises no more than there is; as many pictures as it says at once."""
+    _, url = containers.server(serve_image, volumes=model_mount, mem_limit="3g")
+    told = requests.get(f"{url}/execution-parameters", timeout=5).json()
+    assert 1 <= told["MaxConcurrentTransforms"] <= 5
+    with ThreadPoolExecutor() as pool:
+        for body in pool.map(lambda _: invoke(url), range(told["MaxConcurrentTransforms"])):
+            assert_unit_normals(body)
+
+    line = json.dumps({"b64": base64.b64encode(jpeg()).decode()}).encode() + b"\n"
+    answer = requests.post(
+        f"{url}/invocations", line * 20, headers={"Content-Type": "application/jsonlines"}, timeout=60
+    )
+    assert [json.loads(record)["width"] for record in answer.text.split("\n")] == [SIZE[0]] * 20
 
 
 def test_no_network_is_needed(containers, serve_image, model_mount):

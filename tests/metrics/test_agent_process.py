@@ -53,8 +53,9 @@ def test_stop_publishes_and_leaves_nothing(snapshot: Path, capfd: pytest.Capture
     assert agent.pid is not None
     assert gone(agent.pid)
     assert not snapshot.exists()
-    (line,) = capfd.readouterr().out.encode().splitlines(keepends=True)
-    assert [datum.dimensions for datum in emf_validator.read(line)][:5:4] == [
+    of_host, line = capfd.readouterr().out.encode().splitlines(keepends=True)
+    assert {datum.gpu for datum in emf_validator.read(of_host)} == {None}
+    assert [datum.dimensions for datum in emf_validator.read(line)][:7:6] == [
         {"Project": "normals", "Phase": "training"},
         DIMENSIONS,
     ]
@@ -159,8 +160,7 @@ def test_whatever_signals_the_parent_has_set_up(snapshot: Path, tmp_path: Path, 
     assert parent.finish() == 0
     assert gone(parent.agent_pid)
     assert not (tmp_path / "gpus.prom").exists()
-    (line,) = parent.lines()
-    assert emf_validator.read(line)
+    assert len([emf_validator.read(line) for line in parent.lines()]) == 2
 
 
 def test_the_agent_dies_with_its_parent(snapshot: Path, tmp_path: Path) -> None:
@@ -168,8 +168,7 @@ def test_the_agent_dies_with_its_parent(snapshot: Path, tmp_path: Path) -> None:
     parent.process.kill()
     parent.process.communicate(timeout=5)
     wait_until(lambda: gone(parent.agent_pid), 3)
-    (line,) = parent.lines()
-    assert emf_validator.read(line)
+    assert len([emf_validator.read(line) for line in parent.lines()]) == 2
     assert not (tmp_path / "gpus.prom").exists()
 
 
@@ -194,7 +193,7 @@ def test_signals_to_the_jobs_group_leave_the_agent_at_work(snapshot: Path, tmp_p
     time.sleep(0.7)
     assert not gone(parent.agent_pid)
     assert parent.finish() == 0
-    assert len(parent.lines()) == 1
+    assert len(parent.lines()) == 2
 
 
 def test_a_parent_that_is_pid_1(snapshot: Path, tmp_path: Path) -> None:
@@ -206,7 +205,7 @@ def test_a_parent_that_is_pid_1(snapshot: Path, tmp_path: Path) -> None:
         pytest.skip("no right to make a process namespace (unshare --pid)")
     parent = Parent(tmp_path, before="assert os.getpid() == 1", prefix=namespace)
     assert parent.finish() == 0
-    assert len(parent.lines()) == 1
+    assert len(parent.lines()) == 2
 
 
 GUNICORN = f"""
@@ -250,7 +249,7 @@ def test_beside_gunicorn(snapshot: Path, tmp_path: Path) -> None:
         server.kill()
     assert gone(int((tmp_path / "agent.pid").read_text()))
     assert not (tmp_path / "gpus.prom").exists()
-    (line,) = (tmp_path / "stdout").read_bytes().splitlines(keepends=True)
+    line, _ = (tmp_path / "stdout").read_bytes().splitlines(keepends=True)
     assert {
         datum.dimensions.get("Phase", datum.dimensions.get("Endpoint")) for datum in emf_validator.read(line)
     } == {

@@ -45,7 +45,13 @@ def test_the_file_is_replaced_and_removed(tmp_path: Path) -> None:
     snapshot = Snapshot(tmp_path / "gpus.prom")
     snapshot.replace([FULL])
     snapshot.replace([GpuSample(0, utilization_percent=5)])
-    assert parsed((tmp_path / "gpus.prom").read_text()) == {("gpu_utilization_ratio", "0"): 0.05}
+    # The temperature is not read each time: the last one stands until the GPU is lost.
+    assert parsed((tmp_path / "gpus.prom").read_text()) == {
+        ("gpu_utilization_ratio", "0"): 0.05,
+        ("gpu_temperature_celsius", "0"): 61,
+    }
+    snapshot.replace([GpuSample(0, lost=True)])
+    assert (tmp_path / "gpus.prom").read_text() == ""
     snapshot.remove()
     snapshot.remove()
     assert list(tmp_path.iterdir()) == []

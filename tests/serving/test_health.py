@@ -74,6 +74,23 @@ def test_a_cuda_error_makes_ping_fail_at_once_and_for_good(start_server):
     assert "illegal memory access" in server.ping()[1]["reason"]
 
 
+def test_a_prediction_that_hangs_makes_ping_fail_until_one_succeeds(start_server):
+    """No error comes from a device that hangs; the requests that wait for it see it."""
+    server = start_server(REQUEST_TIMEOUT_SECONDS=1)
+    with ThreadPoolExecutor() as pool:
+        stuck = pool.submit(server.invoke, {"sleep": 2.5})
+        assert stuck.result().status_code == 504
+        assert server.ping()[0] == 200  # slow, so far
+        assert server.invoke([1]).status_code == 504
+    status, body = server.ping()
+    assert (status, body["state"]) == (503, "failing")
+    assert "running for 2 s" in body["reason"]
+    end = time.monotonic() + 10
+    while server.invoke([1]).status_code != 200:
+        assert time.monotonic() < end
+    assert server.ping()[0] == 200
+
+
 def test_the_clients_mistakes_never_make_ping_fail(start_server):
     server = start_server(MAX_CONSECUTIVE_FAILURES=1)
     for _ in range(3):

@@ -39,6 +39,7 @@ def assert_is_error(answer, status, *said):
         (None, b"[1, 2]"),
         (None, npy([1, 2])),
         ("application/octet-stream", npy([1, 2])),
+        ("application/x-www-form-urlencoded", b"[1, 2]"),
         ("application/octet-stream; q=1", b"[1, 2]"),
     ],
 )
@@ -85,7 +86,7 @@ def test_an_unknown_content_type_is_415_with_the_known_ones(shared_server):
     body = assert_is_error(
         shared_server.post(b"x" * 1_000_000, {"Content-Type": "image/gif"}), 415, "image/gif"
     )
-    assert body["supported"] == ["application/json", "application/x-npy"]
+    assert body["supported"] == ["application/json", "application/x-npy", "application/jsonlines"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_the_model_may_choose_a_finer_status_than_400(shared_server):
 
 def test_unknown_paths_and_methods_are_told_the_known_ones(shared_server):
     body = assert_is_error(requests.get(f"{shared_server.url}/nothing", timeout=5), 404)
-    assert body["paths"] == ["/invocations", "/metrics", "/ping"]
+    assert body["paths"] == ["/execution-parameters", "/healthz", "/invocations", "/metrics", "/ping"]
     answer = requests.get(f"{shared_server.url}/invocations", timeout=5)
     assert_is_error(answer, 405)
     assert "POST" in answer.headers["Allow"]
@@ -137,13 +138,21 @@ def test_a_long_message_is_cut_to_what_a_client_sees(shared_server):
     )
 
 
-def test_the_request_id_is_the_callers_or_a_new_one_and_attributes_stay_here(shared_server):
-    headers = {"X-Amzn-SageMaker-Inference-Id": "mine", "X-Amzn-SageMaker-Custom-Attributes": "c=1"}
-    answer = shared_server.invoke([1], headers=headers)
-    assert answer.headers["X-Amzn-SageMaker-Inference-Id"] == "mine"
-    assert "X-Amzn-SageMaker-Custom-Attributes" not in answer.headers
-    ids = {shared_server.invoke([1]).headers["X-Amzn-SageMaker-Inference-Id"] for _ in range(3)}
-    assert len(ids) == 3
+def test_the_request_id_and_the_attributes_are_the_callers(shared_server):
+    headers = {"X-Amzn-SageMaker-Inference-Id": "mine", "X-Amzn-SageMaker-Custom-Attributes": "c=1, d"}
+    for value, status in (([1], 200), ({}, 500)):
+        answer = shared_server.invoke(value, headers=headers)
+        assert answer.status_code == status
+        assert answer.headers["X-Amzn-SageMaker-Inference-Id"] == "mine"
+        assert answer.headers["X-Amzn-SageMaker-Custom-Attributes"] == "c=1, d"
+    plain = [shared_server.invoke([1]).headers for _ in range(3)]
+    assert len({headers["X-Amzn-SageMaker-Inference-Id"] for headers in plain}) == 3
+    assert not any("X-Amzn-SageMaker-Custom-Attributes" in headers for headers in plain)
+
+
+def test_what_the_bytes_show_wins_over_the_header(shared_server):
+    """A batch transform job has one Content-Type for whatever its prefix holds."""
+    assert shared_server.post(npy([1, 2]), JSON).json() == [2, 4]
 
 
 def test_a_body_in_chunks_is_read_to_its_end(shared_server):

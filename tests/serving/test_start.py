@@ -36,7 +36,7 @@ def test_other_words_are_refused_with_what_is_accepted(run_serve, words):
         ("SAGEMAKER_BIND_TO_PORT", "70000", "a whole number from 1 to 65535"),
         ("SAGEMAKER_MODEL_SERVER_WORKERS", "0", "a whole number from 1 to 64"),
         ("MAX_BATCH", "-1", "a whole number"),
-        ("REQUEST_TIMEOUT_SECONDS", "1.5", "a whole number from 1 to 3600"),
+        ("REQUEST_TIMEOUT_SECONDS", "1.5", "a whole number from 1 to 86400"),
         ("GPU_METRICS", "maybe", "on or off"),
         ("LOG_LEVEL", "loud", "DEBUG, INFO"),
     ],

@@ -6,14 +6,26 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from surface_normals.training import Config, photometry
-from surface_normals.training.augmentation import augment, crop, mirror, resize, roll, zoom
+from surface_normals.training.augmentation import (
+    FULL_FROM,
+    HIDDEN_CAMERAS_SHARE,
+    augment,
+    crop,
+    mirror,
+    resize,
+    roll,
+    strength,
+    zoom,
+)
 from surface_normals.training.batches import training_batches
 from surface_normals.training.cameras import Intrinsics, rays
-from surface_normals.training.dataset import PictureDataset, Sample
+from surface_normals.training.dataset import PictureDataset, Sample, StoredSample
 from surface_normals.training.evaluation import angular_error_degrees
+from surface_normals.training.truth import unit_normals_of
 
 HEIGHT, WIDTH = 96, 128
 CAMERA = Intrinsics(100.0, 80.0, 70.0, 40.0)
@@ -33,7 +45,14 @@ def sample():
     picture[:, :, 0] = np.arange(WIDTH) * 2
     picture[:, :, 1] = np.arange(HEIGHT)[:, None] * 2
     valid = np.ones((HEIGHT, WIDTH), np.bool_)
-    return Sample("a", picture, normals_seen_with(CAMERA, HEIGHT, WIDTH), valid, CAMERA)
+    vectors = normals_seen_with(CAMERA, HEIGHT, WIDTH)
+    return StoredSample("a", picture, vectors, valid, np.eye(3, dtype=np.float32), CAMERA)
+
+
+def seen(stored):
+    """The sample as a training step sees it."""
+    normals, valid = unit_normals_of(stored.vectors, stored.valid, stored.turn)
+    return Sample(stored.name, stored.picture, normals, valid, stored.intrinsics)
 
 
 CHANGES = {
@@ -52,7 +71,7 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_picture_normals_and_camera_change_together(sample, name):
     for seed in range(5):
-        changed = CHANGES[name](sample, np.random.default_rng(seed))
+        changed = seen(CHANGES[name](sample, np.random.default_rng(seed)))
         height, width = changed.valid.shape
         assert changed.picture.shape == changed.normals.shape == (height, width, 3)
         assert changed.valid.mean() > 0.3
@@ -65,7 +84,7 @@ def test_picture_normals_and_camera_change_together(sample, name):
 
 @pytest.mark.parametrize("name", ["nothing", "crop", "enlarge", "shrink", "zoom"])
 def test_a_pixel_shows_the_place_that_its_normal_is_of(sample, name):
-    changed = CHANGES[name](sample, np.random.default_rng(0))
+    changed = seen(CHANGES[name](sample, np.random.default_rng(0)))
     x, y, z = np.moveaxis(changed.normals, 2, 0)
     u, v = x / z * CAMERA.fx + CAMERA.cx - 0.5, y / z * CAMERA.fy + CAMERA.cy - 0.5
     inside = (slice(4, -4), slice(4, -4))
@@ -74,7 +93,7 @@ def test_a_pixel_shows_the_place_that_its_normal_is_of(sample, name):
 
 
 def test_mirroring_negates_x_only_and_twice_is_nothing(sample):
-    once, twice = mirror(sample), mirror(mirror(sample))
+    once, twice, sample = seen(mirror(sample)), seen(mirror(mirror(sample))), seen(sample)
     assert np.array_equal(once.normals[:, ::-1], sample.normals * (-1, 1, 1))
     assert np.array_equal(once.picture[:, ::-1], sample.picture)
     assert once.intrinsics == (100, 80, WIDTH - 70, 40)
@@ -83,7 +102,7 @@ def test_mirroring_negates_x_only_and_twice_is_nothing(sample):
 
 
 def test_a_crop_takes_one_window_of_everything(sample):
-    window = crop(sample, np.random.default_rng(5), 8, 140)
+    window, sample = seen(crop(sample, np.random.default_rng(5), 8, 140)), seen(sample)
     top = int(window.picture[0, 0, 1]) // 2
     assert np.array_equal(window.picture[:, :WIDTH], sample.picture[top : top + 8])
     assert np.array_equal(window.normals[:, :WIDTH], sample.normals[top : top + 8])
@@ -95,9 +114,9 @@ def test_a_crop_takes_one_window_of_everything(sample):
 def test_pixels_without_truth_stay_without_it(sample):
     valid = sample.valid.copy()
     valid[20:60, 40:100] = False
-    holed = replace(sample, valid=valid, normals=np.where(valid[:, :, None], sample.normals, 0))
+    holed = replace(sample, valid=valid)
     for change in CHANGES.values():
-        changed = change(holed, np.random.default_rng(0))
+        changed = seen(change(holed, np.random.default_rng(0)))
         lengths = np.linalg.norm(changed.normals, axis=2)
         assert lengths[changed.valid] == pytest.approx(1, abs=1e-5)
         assert not lengths[~changed.valid].any()
@@ -106,7 +125,7 @@ def test_pixels_without_truth_stay_without_it(sample):
 
 def test_a_turn_of_a_quarter_is_exact(sample):
     square = Intrinsics(80.0, 80.0, 64.0, 48.0)
-    turned = roll(replace(sample, intrinsics=square), 90)
+    turned, sample = seen(roll(replace(sample, intrinsics=square), 90)), seen(sample)
     middle = slice(16, 112)
     expected = np.rot90(sample.picture[:, middle], -1)  # clockwise
     assert np.abs(turned.picture[:, middle].astype(int) - expected).max() <= 1
@@ -118,7 +137,8 @@ def test_a_turn_of_a_quarter_is_exact(sample):
 def levels_of(sample, level, seed, roll_degrees=0.0, size=(64, 96)):
     height, width = size
     random = np.random.default_rng(seed)
-    return augment(sample, random, height=height, width=width, level=level, roll_degrees=roll_degrees)
+    stored = augment(sample, random, height=height, width=width, level=level, roll_degrees=roll_degrees)
+    return seen(stored)
 
 
 @pytest.mark.parametrize("level", ["none", "light", "full"])
@@ -143,14 +163,15 @@ def test_light_is_what_it_always_was(sample):
     """The demo's numbers and resumed jobs hang on each bit of it."""
     digest = hashlib.sha256()
     for seed in range(20):
-        changed = levels_of(sample, "light", seed)
-        for array in (changed.picture, changed.normals, changed.valid):
+        random = np.random.default_rng(seed)
+        changed = augment(sample, random, height=64, width=96, level="light", roll_degrees=0.0)
+        for array in (changed.picture, changed.vectors, changed.valid, changed.turn):
             digest.update(np.ascontiguousarray(array).tobytes())
-    assert digest.hexdigest() == "e7b147dcff7e6d4f8557298f53382afdfd6518df2ec6e53113a9f321bba4c440"
+    assert digest.hexdigest() == "561b1614b12b818349bd709f8db568cb4edbdfd1ce800c29dcafb31ea252bba8"
 
 
 def test_a_turn_stays_within_its_limit(sample):
-    unturned = replace(sample, normals=np.zeros_like(sample.normals) + np.float32((0.6, 0, -0.8)))
+    unturned = replace(sample, vectors=np.zeros_like(sample.vectors) + np.float32((0.6, 0, -0.8)))
     angles = []
     for seed in range(30):
         turned = levels_of(unturned, "none", seed, 20.0, (HEIGHT, WIDTH))
@@ -209,8 +230,82 @@ def test_a_batch_carries_the_cameras_of_its_crops(tmp_path):
         camera = {"fx": 50 + index, "fy": 50, "cx": 100, "cy": 100}
         (tmp_path / f"cameras/{index}.json").write_text(json.dumps(camera))
     dataset = PictureDataset("train", tmp_path)
-    (batch,) = training_batches(config, dataset, 0, 1)
+    (batch,) = training_batches(config, dataset, 0, 1)  # the network does not look at them
     assert batch.intrinsics[:, 0].tolist() == (50 + batch.picture[:, 0, 0, 0].float()).tolist()
     assert (batch.intrinsics[:, 2:] <= 100).all()
     assert (batch.intrinsics[:, 2:] >= 68 - 16).all()
     assert len(set(batch.intrinsics[:, 2].tolist())) > 1
+
+
+def test_some_cameras_are_hidden_and_nothing_else_changes(tmp_path):
+    for kind in ("images", "normals"):
+        (tmp_path / kind).mkdir()
+    noise = np.random.default_rng(0)
+    for index in range(40):
+        Image.fromarray(noise.integers(0, 255, (48, 64, 3), np.uint8)).save(tmp_path / f"images/{index}.png")
+        np.save(tmp_path / f"normals/{index}.npy", np.full((48, 64, 3), (0, 0, -1), np.float32))
+    (tmp_path / "dataset.json").write_text('{"axes": "rdf", "coding": "npy", "invalid": "zero"}')
+    (tmp_path / "cameras.json").write_text('{"fx": 50, "fy": 50, "cx": 32, "cy": 24}')
+    dataset = PictureDataset("train", tmp_path)
+    assume = Config(size="tiny", crop_height=32, crop_width=32, batch_size=40, workers=0, epochs=5)
+    given = replace(assume, intrinsics="given")
+    (plain, *_), *runs = (list(training_batches(config, dataset, 0, 5)) for config in (assume, given, given))
+    assert not plain.intrinsics.isnan().any()
+    for name, tensor, like in zip(plain._fields, runs[0][0], plain, strict=True):
+        if name == "intrinsics":
+            shown = ~tensor.isnan().any(dim=1)
+            assert tensor[shown].equal(like[shown])
+        else:
+            assert tensor == like if name == "names" else tensor.equal(like)
+    first, again = (torch.stack([batch.intrinsics for batch in run]) for run in runs)
+    assert torch.equal(first.isnan(), again.isnan())
+    hidden = first.isnan().all(dim=2)
+    assert torch.equal(hidden, first.isnan().any(dim=2))
+    assert hidden.float().mean().item() == pytest.approx(HIDDEN_CAMERAS_SHARE, abs=0.15)
+    assert not torch.equal(hidden[0], hidden[1])
+
+
+def test_strong_changes_are_for_long_runs():
+    assert strength("auto", FULL_FROM - 1) == "light"
+    assert strength("auto", FULL_FROM) == "full"
+    assert [strength(level, 10**9) for level in ("none", "light")] == ["none", "light"]
+    assert strength("full", 1) == "full"
+
+
+def test_the_length_of_a_run_is_that_of_all_its_epochs(tmp_path):
+    for kind in ("images", "normals"):
+        (tmp_path / kind).mkdir()
+    Image.fromarray(np.full((48, 64, 3), 9, np.uint8)).save(tmp_path / "images/a.png")
+    np.save(tmp_path / "normals/a.npy", np.full((48, 64, 3), (0, 0, -1), np.float32))
+    (tmp_path / "dataset.json").write_text('{"axes": "rdf", "coding": "npy", "invalid": "zero"}')
+    dataset = PictureDataset("train", tmp_path)
+    base = Config(size="tiny", crop_height=32, crop_width=32, workers=0)
+
+    def picture(**changes):
+        (batch,) = training_batches(replace(base, **changes), dataset, 0, 1)
+        return batch.picture
+
+    assert torch.equal(picture(epochs=20), picture(augment="light"))
+    assert torch.equal(picture(epochs=FULL_FROM), picture(augment="full"))
+    assert not torch.equal(picture(augment="full"), picture(augment="light"))
+
+
+def test_full_gives_each_batch_other_proportions_of_the_same_area(tmp_path):
+    for kind in ("images", "normals"):
+        (tmp_path / kind).mkdir()
+    for index in range(2):
+        Image.fromarray(np.full((48, 64, 3), index, np.uint8)).save(tmp_path / f"images/{index}.png")
+        np.save(tmp_path / f"normals/{index}.npy", np.full((48, 64, 3), (0, 0, -1), np.float32))
+    (tmp_path / "dataset.json").write_text('{"axes": "rdf", "coding": "npy", "invalid": "zero"}')
+    dataset = PictureDataset("train", tmp_path)
+
+    def sizes_from(level, first_step):
+        config = Config(
+            size="tiny", crop_height=96, crop_width=128, batch_size=2, workers=0, augment=level, epochs=40
+        )
+        return [tuple(batch.valid.shape[1:]) for batch in training_batches(config, dataset, first_step, 40)]
+
+    sizes = sizes_from("full", 0)
+    assert set(sizes) == {(128, 96), (96, 128), (96, 160), (64, 192)}
+    assert sizes_from("full", 25) == sizes[25:]
+    assert set(sizes_from("light", 0)) == {(96, 128)}

@@ -17,6 +17,7 @@ from surface_normals.training.config import ENCODERS, Config
 
 EFFICIENTNET, CONVNEXT, TRANSFORMER = "timm:test_efficientnet", "timm:test_convnext2", "timm:test_vit"
 DINOV2 = "timm:vit_small_patch14_dinov2.lvd142m"
+SWIN = "timm:swin_tiny_patch4_window7_224"  # its own features have the channels last
 NAN = float("nan")
 
 
@@ -26,7 +27,7 @@ def network(encoder, intrinsics="assume"):
 
 
 @pytest.mark.parametrize(
-    "name", ["mobilenet_v3_large", "convnext_tiny", EFFICIENTNET, CONVNEXT, TRANSFORMER, DINOV2]
+    "name", ["mobilenet_v3_large", "convnext_tiny", EFFICIENTNET, CONVNEXT, TRANSFORMER, DINOV2, SWIN]
 )
 def test_an_encoder_gives_what_it_says(name):
     encoder = build_encoder(name).eval()
@@ -39,7 +40,7 @@ def test_an_encoder_gives_what_it_says(name):
     assert encoder.strides[-1] == 32
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_large", EFFICIENTNET, CONVNEXT, TRANSFORMER])
+@pytest.mark.parametrize("name", ["mobilenet_v3_large", EFFICIENTNET, CONVNEXT, TRANSFORMER, SWIN])
 @pytest.mark.parametrize(("height", "width"), [(33, 70), (96, 33)])
 def test_any_picture_size_gets_its_map_from_any_encoder(tmp_path, name, height, width):
     save_artifact(tmp_path, network(name), {})

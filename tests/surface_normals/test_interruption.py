@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from surface_normals.artifact import load_artifact
 from surface_normals.training.synthetic.dataset import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,12 +44,13 @@ def prepare(base, pictures, **changes):
     return base
 
 
-def start(base):
+def start(base, **variables):
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT / "container"),
         "SAGEMAKER_BASE_DIR": str(base),
         "GPU_METRICS": "off",
+        **variables,
     }
     with (base / "log").open("a") as log:
         return subprocess.Popen([ROOT / "container/train"], env=environment, stdout=log, stderr=log)
@@ -82,6 +84,25 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, pictures, kil
     assert log_of(killed).count("resumed from the checkpoint of step") == kills
     expected, got = (load_file(base / "model/model.safetensors") for base in (undisturbed, killed))
     assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_a_network_in_parts_is_saved_resumed_measured_and_shipped_whole(tmp_path, pictures):
+    base = prepare(tmp_path / "ml", pictures, sharding="full", epochs="6")
+    shutil.copytree(pictures, base / "input/data/validation")
+    two = {"PROCESSES_PER_HOST": "2", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    process = start(base, **two)
+    wait_for(base, "checkpoint of step")
+    process.kill()
+    process.wait()
+    since = len(log_of(base))
+    assert start(base, **two).wait(timeout=300) == 0, log_of(base)
+    assert "resumed from the checkpoint of step" in log_of(base)[since:]
+    assert log_of(base)[since:].count(" val_mean_angular_error=") >= 2
+    network, description = load_artifact(base / "model")
+    assert description["trained"]["step"] == 6
+    assert 0 < description["validation"]["mean_angular_error"] < 90
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
 
 
 def test_stopped_it_leaves_a_checkpoint_and_a_model(tmp_path, pictures):
@@ -125,6 +146,8 @@ def test_unusable_data_end_the_job_with_one_line(tmp_path, pictures, damage, nam
         ({"batch_size": "0"}, "batch_size"),
         ({"size": "XL"}, "tiny, S"),
         ({"crop_height": "100"}, "crop_height"),
+        ({"sharding": "full", "compile": "true"}, "compile=true and sharding=full"),
+        ({"batch_size": "auto"}, "there is no GPU: name a number"),
     ],
 )
 def test_bad_hyperparameters_end_the_job_before_any_work(tmp_path, pictures, changes, named):

@@ -70,8 +70,11 @@ class Job:
         (self.models / name / "training.py").write_text(training)
         return {"MODEL_PACKAGE": name}
 
-    def start(self, *words, **environ):
-        """Start `train` as process of its own group, as a container would, its output in two files."""
+    def start(self, *words, within=(), **environ):
+        """Start `train` as process of its own group, as a container would, its output in two files.
+
+        `within`: a command that starts it in its turn.
+        """
         defaults = {
             "SAGEMAKER_BASE_DIR": str(self.root),
             "MODEL_PACKAGE": "doubling",
@@ -81,7 +84,7 @@ class Job:
         }
         with self.out.open("w") as out, self.err.open("w") as err:
             process = subprocess.Popen(
-                [sys.executable, str(PROGRAM), *words],
+                [*within, sys.executable, str(PROGRAM), *words],
                 env=defaults | environ,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

@@ -43,6 +43,26 @@ def test_innermost_frame_comes_first():
     assert lines[2].endswith("in outer: inner()")
 
 
+def test_the_hint_of_what_an_error_was_made_from_is_told():
+    error = RuntimeError("cannot save")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert "VolumeSizeInGB" in failure.describe(error)
+
+
+def test_the_cause_of_a_workers_error_comes_before_its_traceback():
+    frames = '  File "x.py", line 1, in f\n' * 99
+    text = (
+        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        f"{frames}RuntimeError: unable to allocate shared memory(shm) for file </torch_1>: Try again (11)\n"
+    )
+    lines = failure.describe(raised(RuntimeError(text))).splitlines()
+    assert lines[0] == (
+        "AlgorithmError: RuntimeError: RuntimeError: unable to allocate shared memory(shm) for file </torch_1>: "
+        "Try again (11) (Caught RuntimeError in DataLoader worker process 0.)"
+    )
+    assert "/dev/shm is too small" in lines[1]
+
+
 def test_what_an_error_was_made_from_is_told():
     error = RuntimeError("cannot decode")
     error.__cause__ = OSError("truncated file")
@@ -57,7 +77,22 @@ class OutOfMemoryError(RuntimeError):
     ("error", "hint"),
     [
         (OutOfMemoryError("CUDA out of memory"), "lower the batch"),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "GPU's memory is full"),
+        (RuntimeError("cuBLAS error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "GPU's memory is full"),
         (MemoryError(), "host's memory is full"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you"
+            ),
+            "host's memory is full",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "host's memory is full"),
+        (
+            RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on"),
+            "/dev/shm",
+        ),
+        (RuntimeError("PytorchStreamWriter failed writing file data/3"), "VolumeSizeInGB"),
+        (OSError(errno.EMFILE, "Too many open files"), "fewer data-loading workers"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "likely out of memory"),
         (
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that"),

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pytest
 
@@ -19,6 +20,25 @@ class Config:
     scales: tuple[float, ...] = field(default=(1.0,), metadata={"minimum": 0.5})
     words: tuple[str, ...] = ()
     api_key: str = "none"
+    workers: int | Literal["auto"] = field(default="auto", metadata={"minimum": 1, "maximum": 8})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("auto", "auto"), ('"auto"', "auto"), ("3", 3), ('"3"', 3), (3, 3)]
+)
+def test_a_number_may_have_a_word_beside_it(text, value):
+    workers = resolve(Config, {"workers": text}).workers
+    assert workers == value
+    assert type(workers) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("many", "must be an integer or auto, not 'many'"), ("0", "at least 1"), ("9", "at most 8")],
+)
+def test_beside_that_word_it_is_a_number_in_its_range(text, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(Config, {"workers": text})
 
 
 @pytest.mark.parametrize("text", ["adam", '"adam"', '"\\"adam\\""'])

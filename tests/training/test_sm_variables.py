@@ -54,6 +54,19 @@ def test_what_a_real_job_tells(job):
     assert found["SM_IS_HETERO"] == "false"
     assert found["SM_NUM_GPUS"] == "0"
     assert int(found["SM_NUM_CPUS"]) >= 1
+    in_one = json.loads(found["SM_TRAINING_ENV"])
+    assert in_one["channel_input_dirs"] == {"train.set-1": found["SM_CHANNEL_TRAIN.SET-1"]}
+    assert in_one["hyperparameters"] == {"learning_rate": "0.5", "encoder": "large"}
+    assert in_one["resource_config"] == resources
+    assert in_one["current_instance_group_hosts"] == ["algo-1"]
+    assert in_one["is_master"] is True
+    for name in ("model_dir", "input_dir", "output_data_dir", "output_intermediate_dir", "input_config_dir"):
+        assert in_one[name] == found[f"SM_{name.upper()}"]
+
+
+def test_a_dash_becomes_an_underscore_that_programs_can_read(job):
+    job.config("hyperparameters.json", {"learning-rate": "0.5"})
+    assert variables(job)["SM_HP_LEARNING_RATE"] == "0.5"
 
 
 def test_what_is_unknown_is_not_there_and_what_the_job_sets_stays(job):

@@ -7,13 +7,13 @@ by a half.
 
 import json
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from surface_normals.network import ASSUMED_FIELD_OF_VIEW_DEGREES
+from surface_normals.training.shards import StoredFile
 
 EXAMPLE = '{"fx": 600, "fy": 600, "cx": 320, "cy": 240}'
 
@@ -58,7 +58,7 @@ def rays(intrinsics: Intrinsics, height: int, width: int) -> NDArray[np.float32]
     return directions
 
 
-def read_intrinsics(path: Path) -> Intrinsics:
+def read_intrinsics(path: StoredFile) -> Intrinsics:
     """A camera's JSON file. Raises ValueError naming it when it holds no camera."""
     try:
         values = json.loads(path.read_text())

@@ -21,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from surface_normals.artifact import write_atomically
+from surface_normals.training.sharding import part_of
 
 logger = logging.getLogger(__name__)
 
@@ -104,16 +105,23 @@ class CheckpointWriter:
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint, or None when there is none; a damaged one is passed over and named."""
-    for path in _newest_first(folder):
-        checksum = _checksum_path(path)
-        if not checksum.is_file() or checksum.read_text() != hashlib.sha256(path.read_bytes()).hexdigest():
-            logger.warning("%s is damaged or incomplete; trying the one before", path)
-            continue
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        return Checkpoint(int(header["step"]), json.loads(header["facts"]), tensors)
-    return None
+    path = _newest_whole(folder)
+    if path is None:
+        return None
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    return Checkpoint(int(header["step"]), json.loads(header["facts"]), tensors)
+
+
+def load_facts(folder: Path) -> dict[str, Any] | None:
+    """The facts of the checkpoint that `load_checkpoint` would load."""
+    path = _newest_whole(folder)
+    if path is None:
+        return None
+    with safe_open(path, framework="pt") as file:
+        facts: dict[str, Any] = json.loads(file.metadata()["facts"])
+    return facts
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -134,7 +142,7 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor
         index, key = name.split(".")
         like = parameters[int(index)]
         # Files know no strides, and a fused optimiser goes through a parameter and its state in memory's order.
-        laid_out = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        laid_out = torch.empty_like(like).copy_(part_of(value, like)) if value.shape == like.shape else value
         state.setdefault(int(index), {})[key] = laid_out
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
@@ -142,6 +150,15 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor
 def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names start with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _newest_whole(folder: Path) -> Path | None:
+    for path in _newest_first(folder):
+        checksum = _checksum_path(path)
+        if checksum.is_file() and checksum.read_text() == hashlib.sha256(path.read_bytes()).hexdigest():
+            return path
+        logger.warning("%s is damaged or incomplete; trying the one before", path)
+    return None
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """The hyperparameters: every one with its type, its unit in the name or help, and its range."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 def _number(default: Any, help: str, minimum: Any = None, maximum: Any = None) -> Any:
@@ -62,9 +62,29 @@ class Config:
         "cosine",
     )
     epochs: int = _number(20, "passes over the training pictures", 1, 100_000)
-    batch_size: int = _number(8, "pictures a step", 1, 4096)
+    batch_size: int | Literal["auto"] = _number(
+        8,
+        "pictures a step; `auto`: the largest power of two up to 256 that the GPU has memory for (the learning rate "
+        "stays)",
+        1,
+        4096,
+    )
     accumulate: int = _number(
         1, "portions that a step's pictures go through the network in, to need the memory of one", 1, 4096
+    )
+    sharding: str = _choice(
+        "none",
+        "with several GPUs: each has the whole network (`none`), or a part of each weight (`full`, for networks that "
+        "one GPU has no room to train)",
+        "none",
+        "full",
+    )
+    compile: bool = field(
+        default=False,
+        metadata={
+            "help": "a faster step by torch.compile, after a minute or more at its start; needs a C "
+            "compiler in the image"
+        },
     )
     precision: str = _choice(
         "auto",
@@ -89,9 +109,11 @@ class Config:
     crop_height: int = _number(480, "height in pixels of a training crop, a multiple of 32", 32, 4096)
     crop_width: int = _number(640, "width in pixels of a training crop, a multiple of 32", 32, 4096)
     augment: str = _choice(
-        "light",
-        "changes of the training pictures: `none` (random windows only), `light` (mirrored, brightness, contrast) or "
-        "`full` (also zoom, colours, blur, noise, JPEG: for long runs)",
+        "auto",
+        "changes of the training pictures: `none` (random windows only), `light` (mirrored, brightness, contrast), "
+        "`full` (also zoom, colours, blur, noise, JPEG: for long runs); `auto`: `full` where epochs x pictures are "
+        "100000 or more, else `light`",
+        "auto",
         "none",
         "light",
         "full",
@@ -121,3 +143,16 @@ class Config:
                 raise ValueError(f"{name}={getattr(self, name)} is not a multiple of 32")
         if self.encoder and self.encoder not in ENCODERS and not self.encoder.startswith("timm:"):
             raise ValueError(f"encoder={self.encoder} is none of {', '.join(ENCODERS)}, nor timm:NAME")
+        if self.compile and self.sharding == "full":
+            raise ValueError("compile=true and sharding=full do not go together: choose one")
+        if self.batch_size == "auto" and self.sharding == "full":
+            raise ValueError(
+                "batch_size=auto is for GPUs that have the whole network; with sharding=full name a number"
+            )
+
+    @property
+    def pictures_a_step(self) -> int:
+        """`batch_size` of a run that has begun: a number by now."""
+        if isinstance(self.batch_size, str):
+            raise ValueError(f"batch_size={self.batch_size} is not settled yet")
+        return self.batch_size

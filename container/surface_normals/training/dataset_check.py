@@ -10,13 +10,15 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
+import torch
 
 from surface_normals import axes
 from surface_normals.training.cameras import assumed_intrinsics, rays
-from surface_normals.training.dataset import MIN_LENGTH, PictureDataset, Sample
+from surface_normals.training.dataset import PictureDataset, StoredSample
+from surface_normals.training.shards import StoredFile, size_bytes
+from surface_normals.training.truth import MIN_LENGTH, components
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class Findings:
         named = " or ".join(f'"{name}" ({100 * (self.facing_share(name) or 0):.1f} %)' for name in fitting)
         return (
             f"channel {self.dataset.channel!r}: only {100 * share:.1f} % of the surfaces face the camera with the "
-            f'axes "{declared}" of {self.dataset.folder / "dataset.json"}; what fits is {named}'
+            f'axes "{declared}" of {self.dataset.described_in}; what fits is {named}'
         )
 
     def _keeps_floors_up(self, convention: str) -> bool:
@@ -139,12 +141,14 @@ def inspect(dataset: PictureDataset, indices: Iterable[int]) -> Findings:
     return findings
 
 
-def _add(findings: Findings, stored: Sample, declared: str) -> None:
+def _add(findings: Findings, stored: StoredSample, declared: str) -> None:
     height, width = stored.valid.shape
     findings.sizes[width, height] += 1
     findings.cameras_known += stored.intrinsics is not None
     stride = max(1, min(height, width) // PIXELS_A_SIDE)
-    vectors, valid = stored.normals[::stride, ::stride], stored.valid[::stride, ::stride]
+    seen = (slice(None, None, stride), slice(None, None, stride))
+    vectors = components(torch.from_numpy(stored.vectors[seen].copy())).numpy()
+    valid = stored.valid[seen]
     length = np.linalg.norm(vectors, axis=2)
     valid = valid & np.isfinite(length) & (length > MIN_LENGTH)
     findings.pixels += valid.size
@@ -172,17 +176,17 @@ def shared_pictures(
     """
     by_size: dict[int, list[str]] = {}
     for name, path in first.images.items():
-        by_size.setdefault(path.stat().st_size, []).append(name)
+        by_size.setdefault(size_bytes(path), []).append(name)
 
     @functools.cache
-    def digest(path: Path) -> bytes:
+    def digest(path: StoredFile) -> bytes:
         return hashlib.sha256(path.read_bytes()).digest()
 
     names = second.names if indices is None else [second.names[index] for index in indices]
     return [
         (other, name)
         for name in names
-        for other in by_size.get(second.images[name].stat().st_size, [])
+        for other in by_size.get(size_bytes(second.images[name]), [])
         if digest(first.images[other]) == digest(second.images[name])
     ]
 

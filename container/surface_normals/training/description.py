@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surface_normals import axes
+from surface_normals.training.shards import StoredFile
 
 DESCRIPTION = "dataset.json"
 EXAMPLE = '{"axes": "rdf", "coding": "png16", "invalid": "zero"}'
@@ -32,10 +33,9 @@ class Description:
     """what a depth is: `z`, or the length of the pixel's `ray`"""
 
 
-def read_description(folder: Path) -> Description:
-    """The description in `folder`. Raises ValueError, saying what is missing or wrong in it."""
-    path = folder / DESCRIPTION
-    if not path.is_file():
+def read_description(path: StoredFile) -> Description:
+    """The description in a file. Raises ValueError, saying what is missing or wrong in it."""
+    if isinstance(path, Path) and not path.is_file():
         raise ValueError(f"no {path}; it states how normals are stored, for example {EXAMPLE}")
     try:
         stated = json.loads(path.read_text())

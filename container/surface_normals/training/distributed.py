@@ -7,11 +7,13 @@ must be called by every rank, and as often by each.
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 Result = TypeVar("Result")
@@ -21,8 +23,9 @@ LEADER = 0
 class Ranks:
     """All processes of the job, and this one's place among them."""
 
-    def __init__(self) -> None:
-        several = dist.is_available() and dist.is_initialized()
+    def __init__(self, *, alone: bool = False) -> None:
+        """`alone`: as if this process were the only one."""
+        several = dist.is_available() and dist.is_initialized() and not alone
         self.rank: int = dist.get_rank() if several else LEADER
         self.count: int = dist.get_world_size() if several else 1
 
@@ -55,11 +58,33 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
+    def together(self, work: Callable[[], Result]) -> list[Result | None]:
+        """What `work()` gives on each rank, in their order. A ValueError of one is raised on all."""
+        result, own_error = None, None
+        try:
+            result = work()
+        except ValueError as error:
+            own_error = error
+        found = self.gather((result, str(own_error) if own_error else None))
+        if own_error:
+            raise own_error
+        for _, problem in found:
+            if problem is not None:
+                raise ValueError(problem)
+        return [result for result, _ in found]
+
+    def beside(self, folder: Path) -> int:
+        """How many ranks, this one among them, have the same `folder`: those of its host, or of its container."""
+        if self.count == 1:
+            return 1
+        mount = (Path("/proc/sys/kernel/random/boot_id").read_text(), folder.stat().st_dev)
+        return self.gather(mount).count(mount)
+
     def weight(self, valid: Tensor) -> Tensor | float:
         """What to multiply this rank's loss with, a mean over its `valid` pixels, for the batch of all ranks.
 
-        DistributedDataParallel takes the plain mean of the gradients; the loss of one large batch pools its pixels,
-        so a rank with more of them must count for more.
+        DistributedDataParallel and FSDP take the plain mean of the gradients; the loss of one large batch
+        pools its pixels, so a rank with more of them must count for more.
         """
         if self.count == 1:
             return 1.0
@@ -70,7 +95,7 @@ class Ranks:
 
     def parallel(self, network: nn.Module, device: torch.device) -> nn.Module:
         """The network to call in training: its backward pass averages the gradients over the ranks."""
-        if self.count == 1:
+        if self.count == 1 or isinstance(network, FSDPModule):
             return network
         return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
@@ -79,6 +104,8 @@ class Ranks:
         if apart and isinstance(parallel, DistributedDataParallel):
             context: AbstractContextManager[None] = parallel.no_sync()
             return context
+        if isinstance(parallel, FSDPModule):
+            parallel.set_requires_gradient_sync(not apart)
         return nullcontext()
 
     def batch_norms(self, network: nn.Module, device: torch.device) -> nn.Module:
@@ -117,11 +144,11 @@ class Ranks:
         return None
 
 
-def share_of(keys: list[Any], rank: int, count: int) -> list[Any]:
-    """The part of one batch that falls to `rank`: as even as it goes, and all parts together the batch."""
+def share_of(keys: list[Any], place: int, count: int) -> list[Any]:
+    """The part at `place` of `count` parts: as even as it goes, and all parts together the whole."""
     size, larger = divmod(len(keys), count)
-    first = rank * size + min(rank, larger)
-    return keys[first : first + size + (rank < larger)]
+    first = place * size + min(place, larger)
+    return keys[first : first + size + (place < larger)]
 
 
 def first_of(found: Iterable[tuple[int, str] | None]) -> tuple[int, str] | None:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from surface_normals.training.health import PARTS
 
@@ -27,6 +28,8 @@ class GradientNorms:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             if gradients:
                 norm = torch.nn.utils.get_total_norm(gradients)
+                if isinstance(norm, DTensor):
+                    norm = norm.full_tensor()
                 self._norms.setdefault(part, []).append(norm)
 
     def take(self) -> dict[str, float]:

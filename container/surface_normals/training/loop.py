@@ -2,14 +2,21 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from surface_normals import predictor
 from surface_normals.artifact import save_artifact
-from surface_normals.training import provenance
-from surface_normals.training.batches import steps_per_epoch, training_batches
+from surface_normals.device import pick_device
+from surface_normals.network import SurfaceNormalNetwork
+from surface_normals.training import batch_size, provenance
+from surface_normals.training.augmentation import strength
+from surface_normals.training.batches import training_batches
 from surface_normals.training.checkpoints import CheckpointWriter
+from surface_normals.training.compiling import require_compiler
 from surface_normals.training.config import Config
 from surface_normals.training.dataset import PictureDataset
 from surface_normals.training.dataset_check import check_before_training
@@ -18,6 +25,7 @@ from surface_normals.training.evaluation import constant_predictions, evaluate, 
 from surface_normals.training.export import export
 from surface_normals.training.outcome import Outcome
 from surface_normals.training.progress import NotFinite, Progress
+from surface_normals.training.shares import TrainingPictures, open_validation
 from surface_normals.training.trainer import Trainer
 
 __all__ = ["Trainer", "run"]
@@ -47,14 +55,14 @@ def run(
         raise ValueError(
             f"channel 'train' is missing; the job has {', '.join(sorted(channels)) or 'no channel'}"
         )
+    _require_means(config, pick_device())
     ranks = Ranks()
-    training_set = PictureDataset("train", channels["train"])
-    _require_the_same(training_set, ranks)
-    validation_set = (
-        PictureDataset("validation", channels["validation"]) if "validation" in channels else None
-    )
-    crop = (config.crop_height, config.crop_width)
-    ranks.leader_alone(lambda _: check_before_training(training_set, validation_set, crop), should_stop)
+    training_set = TrainingPictures(channels["train"], ranks)
+    validation_set = open_validation(channels.get("validation"), ranks)
+    ranks.together(partial(_check, config, training_set, validation_set))
+    config = batch_size.settle(config, channels, checkpoint_dir, ranks)
+    config = replace(config, augment=strength(config.augment, config.epochs * len(training_set)))
+    logger.info("augment=%s", config.augment)
     if validation_set is None:
         logger.warning("no channel 'validation': the model will not be measured")
     outcome = Outcome(config, output_dir, checkpoint_dir, report, is_leader=ranks.is_leader)
@@ -62,7 +70,7 @@ def run(
         measure = partial(_measure_constants, training_set, validation_set)
         outcome.compare_with(ranks.leader_alone(measure, should_stop) or {})
 
-    num_steps = config.epochs * steps_per_epoch(config, len(training_set), ranks.count)
+    num_steps = config.epochs * training_set.share.steps_per_epoch(config.pictures_a_step)
     trainer = Trainer(config, channels, num_steps)
     trainer.resume(checkpoint_dir, training_set)
     outcome.resumed(trainer.step)
@@ -71,7 +79,7 @@ def run(
         len(training_set),
         len(validation_set or ()),
         num_steps,
-        config.batch_size * ranks.count,
+        config.pictures_a_step * ranks.count,
         sum(parameter.numel() for parameter in trainer.network.parameters()) / 1e6,
         trainer.device if ranks.count == 1 else f"{ranks.count} x {trainer.device.type}",
     )
@@ -87,14 +95,16 @@ def run(
             trainer.resume(checkpoint_dir, training_set)
             outcome.resumed(trainer.step)
             _train(trainer, training_set, validation_set, writer, outcome, should_stop)
+    model = trainer.model()
     ranks.leader_alone(
-        lambda stop: _finish(trainer, training_set, validation_set, model_dir, outcome, stop), should_stop
+        lambda stop: _finish(trainer, model, training_set, validation_set, model_dir, outcome, stop),
+        should_stop,
     )
 
 
 def _train(
     trainer: Trainer,
-    training_set: PictureDataset,
+    training_set: TrainingPictures,
     validation_set: PictureDataset | None,
     writer: CheckpointWriter,
     outcome: Outcome,
@@ -102,7 +112,7 @@ def _train(
 ) -> None:
     """The steps that are left, until a stop. Raises NotFinite, before a checkpoint could hold such weights."""
     config, ranks = trainer.config, trainer.ranks
-    epoch_steps = steps_per_epoch(config, len(training_set), ranks.count)
+    epoch_steps = training_set.share.steps_per_epoch(config.pictures_a_step)
     progress = Progress(outcome.report, trainer)
     batches = training_batches(config, training_set, trainer.step, trainer.num_steps)
     for batch in progress.wait_for(batches):
@@ -116,33 +126,42 @@ def _train(
         if report_due or checkpoint_due or rest == 0:
             progress.flush()
         if rest == 0 and validation_set and epoch % config.evaluate_epochs == 0 and epoch < config.epochs:
-            evaluation = ranks.leader_alone(partial(trainer.measure, validation_set), should_stop)
+            evaluation = trainer.measure(validation_set, should_stop)
             if evaluation:
                 outcome.measured(evaluation, trainer.step)
             progress.restart()
             if ranks.any(should_stop())[0]:
                 break
         # An epoch shorter than the writing of a checkpoint gets none.
-        if ranks.is_leader and (checkpoint_due or rest == 0) and not writer.busy:
-            writer.write(trainer.checkpoint(training_set))
-            outcome.checkpointed()
+        if (checkpoint_due or rest == 0) and ranks.any(ranks.is_leader and not writer.busy)[0]:
+            _checkpoint(trainer, training_set, writer, outcome)
     progress.flush()
-    if ranks.is_leader:
-        writer.write(trainer.checkpoint(training_set))
+    _checkpoint(trainer, training_set, writer, outcome)
+
+
+def _checkpoint(
+    trainer: Trainer, training_set: TrainingPictures, writer: CheckpointWriter, outcome: Outcome
+) -> None:
+    """Every rank must come here, as each may have a part of the weights; the leader writes."""
+    checkpoint = trainer.checkpoint(training_set)
+    if trainer.ranks.is_leader:
+        writer.write(checkpoint)
         outcome.checkpointed()
 
 
 def _finish(
     trainer: Trainer,
-    training_set: PictureDataset,
+    model: SurfaceNormalNetwork | None,
+    training_set: TrainingPictures,
     validation_set: PictureDataset | None,
     model_dir: Path,
     outcome: Outcome,
     should_stop: Callable[[], bool],
 ) -> None:
     """Write the model; when the training is complete, measure it; then write what is known of the run."""
+    assert model is not None  # the leader's never is
     config, facts = trainer.config, provenance.facts(trainer.config, trainer.step, trainer.seconds)
-    save_artifact(model_dir, trainer.model(), facts)
+    save_artifact(model_dir, model, facts)
     if trainer.step < trainer.num_steps:
         logger.warning(
             "stopped after step %d of %d; the model so far is in %s",
@@ -156,7 +175,7 @@ def _finish(
         if evaluation:
             outcome.measured(evaluation, trainer.step)
             facts = {**facts, "validation": evaluation.metrics()}
-            save_artifact(model_dir, trainer.model(), facts)
+            save_artifact(model_dir, model, facts)
         else:
             logger.warning("stopped while the finished model was measured; it is in %s", model_dir)
     if trainer.step == trainer.num_steps:  # a stopped job has no minutes left
@@ -169,19 +188,28 @@ def _finish(
     outcome.finish(trainer.step, trainer.num_steps, pictures | environment)
 
 
-def _require_the_same(dataset: PictureDataset, ranks: Ranks) -> None:
-    """Raises ValueError where hosts were given different pictures: the ranks share out what all of them have."""
-    counts, fingerprints = zip(*ranks.gather((len(dataset), dataset.fingerprint)), strict=True)
-    if len(set(fingerprints)) > 1:
+def _require_means(config: Config, device: torch.device) -> None:
+    """Raises ValueError, before any work, where the machine lacks what a hyperparameter needs."""
+    if config.batch_size == "auto" and device.type != "cuda":
         raise ValueError(
-            f"channel {dataset.channel!r}: the processes find different pictures (they have {counts}); "
-            "set the channel's S3DataDistributionType to FullyReplicated"
+            "batch_size=auto asks how much a GPU's memory holds, and there is no GPU: name a number"
         )
+    if config.compile:
+        require_compiler(device)
+
+
+def _check(config: Config, training_set: TrainingPictures, validation_set: PictureDataset | None) -> None:
+    """Look at samples of what this rank has, unless another rank that has the same does. Raises ValueError."""
+    if training_set.dataset and training_set.share.rank == 0:
+        check_before_training(training_set.dataset, validation_set, (config.crop_height, config.crop_width))
 
 
 def _measure_constants(
-    training_set: PictureDataset, validation_set: PictureDataset, should_stop: Callable[[], bool]
+    training_set: TrainingPictures, validation_set: PictureDataset, should_stop: Callable[[], bool]
 ) -> dict[str, dict[str, float]]:
     """The eight numbers of answers that do not look at the picture; nothing when the job was stopped meanwhile."""
-    constants = constant_predictions(training_set, at_most=PICTURES_FOR_CONSTANTS)
+    if training_set.dataset is None:
+        logger.warning("this host, which measures, has no training picture: no constants are compared with")
+        return {}
+    constants = constant_predictions(training_set.dataset, at_most=PICTURES_FOR_CONSTANTS)
     return evaluate_constants(constants, validation_set, should_stop) or {}

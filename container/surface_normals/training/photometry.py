@@ -23,7 +23,7 @@ def change_light(picture: Picture, random: np.random.Generator) -> Picture:
     contrast, brightness = 1 + LIGHT_JITTER * random.uniform(-1, 1, 2)
     levels = np.arange(256, dtype=np.float32)
     table = (((levels - 127.5) * contrast + 127.5) * brightness).clip(0, 255).astype(np.uint8)
-    changed: Picture = table[picture]
+    changed: Picture = table.take(picture)  # twice as fast as table[picture]
     return changed
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
 from surface_normals import predictor
@@ -19,6 +20,7 @@ from surface_normals.device import pick_device
 from surface_normals.network import SurfaceNormalNetwork, shape_of
 from surface_normals.training import checkpoints
 from surface_normals.training.batches import Batch
+from surface_normals.training.compiling import compiled
 from surface_normals.training.config import Config
 from surface_normals.training.dataset import PictureDataset
 from surface_normals.training.distributed import Ranks
@@ -26,6 +28,9 @@ from surface_normals.training.evaluation import Evaluation, evaluate
 from surface_normals.training.gradients import GradientNorms
 from surface_normals.training.losses import NEGATIVE_IS_RIGHT, normal_loss
 from surface_normals.training.pretrained import start_network
+from surface_normals.training.sharding import part_of, shard, whole
+from surface_normals.training.shares import TrainingPictures
+from surface_normals.training.truth import unit_normals
 
 logger = logging.getLogger(__name__)
 
@@ -50,29 +55,48 @@ class Trainer:
     """Network, averaged network and optimiser. Every rank has one, and all are alike after each step."""
 
     def __init__(
-        self, config: Config, channels: Mapping[str, Path], num_steps: int, rate_factor: float = 1.0
+        self,
+        config: Config,
+        channels: Mapping[str, Path],
+        num_steps: int,
+        rate_factor: float = 1.0,
+        ranks: Ranks | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.num_steps, self.step = config, num_steps, 0
         self.rate_factor = rate_factor
         """On all learning rates: 0.5 after a retry."""
-        self.ranks = Ranks()
+        self.ranks = ranks or Ranks()
         self.device = pick_device()
         self.precision = pick_precision(config.precision, self.device)
         self.scaler = GradScaler(self.device.type, enabled=self.precision is torch.float16)
         self.network = SurfaceNormalNetwork(shape_of(config.size, config.encoder, config.intrinsics))
         loaded = start_network(self.network, config, channels)
         self.network = cast(SurfaceNormalNetwork, self.ranks.batch_norms(self.network, self.device))
-        self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.gradients = GradientNorms(self.network)
+        self.sharded = config.sharding == "full" and self.ranks.count > 1
+        if not self.sharded:
+            self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(self.network, multi_avg_fn=self._move_average, use_buffers=True)
+        if self.sharded:
+            shard(
+                self.network,
+                self.average.module,
+                device_type=self.device.type,
+                num_ranks=self.ranks.count,
+            )
+        self.gradients = GradientNorms(self.network)
         self.optimizer = torch.optim.AdamW(
             self._parameter_groups(loaded), lr=config.learning_rate, fused=True
         )
-        self.forward = self.ranks.parallel(self.network, self.device)
+        self.parallel = self.ranks.parallel(self.network, self.device)
+        self.forward = compiled(self.parallel) if config.compile else self.parallel
         self._seconds_before, self._started = 0.0, time.monotonic()
         if self.ranks.is_leader:
             logger.info("precision %s", str(self.precision).removeprefix("torch."))
+            if config.sharding == "full" and not self.sharded:
+                logger.info(
+                    "sharding=full is for several processes; this is the only one: it has the whole network"
+                )
             if config.loss == "angmf":
                 logger.info("%s", NEGATIVE_IS_RIGHT)
 
@@ -92,6 +116,8 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         self.gradients.add(self.step)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         if self.scaler.is_enabled():
             # Gradients beyond float16 are no news: the scaler leaves that step out and scales the next ones less.
             norm = torch.where(norm.isfinite(), norm, 0)
@@ -107,17 +133,19 @@ class Trainer:
         Every pixel counts as in one piece. All ranks make as many portions as the smallest part allows:
         a BatchNorm over all of them waits for each.
         """
-        tensors = (batch.picture, batch.intrinsics, batch.normals, batch.valid)
-        on_device = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
-        num_valid, weight = on_device[3].sum(), self.ranks.weight(on_device[3])
+        tensors = (batch.picture, batch.intrinsics, batch.vectors, batch.valid, batch.turns)
+        picture, intrinsics, *stored = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
+        truth, valid = unit_normals(*stored)
+        num_valid, weight = valid.sum(), self.ranks.weight(valid)
         num_portions = 1
         if self.config.accumulate > 1:
             num_portions = min(self.config.accumulate, *self.ranks.gather(len(batch.names)))
         total_loss = total_angle = torch.zeros((), device=self.device)
-        portions = zip(*(tensor.tensor_split(num_portions) for tensor in on_device), strict=True)
+        parts = (tensor.tensor_split(num_portions) for tensor in (picture, intrinsics, truth, valid))
+        portions = zip(*parts, strict=True)
         for done, (picture, intrinsics, truth, valid) in enumerate(portions, start=1):
             share = weight * (valid.sum() / num_valid.clamp(min=1))
-            with self.ranks.gradients_apart(self.forward, apart=done < num_portions):
+            with self.ranks.gradients_apart(self.parallel, apart=done < num_portions):
                 with torch.autocast(
                     self.device.type, self.precision, enabled=self.precision is not torch.float32
                 ):
@@ -128,19 +156,36 @@ class Trainer:
             total_loss, total_angle = total_loss + loss.detach(), total_angle + angle * share
         return total_loss, total_angle
 
-    def model(self) -> SurfaceNormalNetwork:
-        """The averaged network: what is measured and shipped."""
-        return cast(SurfaceNormalNetwork, self.average.module)
+    def model(self) -> SurfaceNormalNetwork | None:
+        """The averaged network: what is measured and shipped. Every rank must ask; some get None, the leader never."""
+        if not self.sharded:
+            return cast(SurfaceNormalNetwork, self.average.module)
+        weights = whole(self.average.module.state_dict(), keep=self.ranks.is_leader)
+        if not self.ranks.is_leader:
+            return None
+        network = SurfaceNormalNetwork(self.network.shape)
+        network.load_state_dict(weights)
+        return network
 
     def measure(self, dataset: PictureDataset, should_stop: Callable[[], bool]) -> Evaluation | None:
-        """How good the model is as it is now; None when the job was stopped meanwhile."""
-        return evaluate(predictor.SurfaceNormalPredictor(self.model(), self.device), dataset, should_stop)
+        """How good the model is as it is now, on the leader; None on the others, and when the job was stopped."""
+        model = self.model()
 
-    def checkpoint(self, training_set: PictureDataset) -> checkpoints.Checkpoint:
-        """All that `resume` needs. The random numbers are not in it: each step draws its own from seed and step."""
+        def work(should_stop: Callable[[], bool]) -> Evaluation | None:
+            assert model is not None  # the leader's work
+            return evaluate(predictor.SurfaceNormalPredictor(model, self.device), dataset, should_stop)
+
+        return self.ranks.leader_alone(work, should_stop)
+
+    def checkpoint(self, training_set: PictureDataset | TrainingPictures) -> checkpoints.Checkpoint:
+        """All that `resume` needs, on the leader; every rank must ask.
+
+        The random numbers are not in it: each step draws its own from seed and step.
+        """
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         tensors |= checkpoints.pack_optimizer(self.optimizer)
+        tensors = whole(tensors, keep=self.ranks.is_leader)
         facts = {
             "config": asdict(self.config),
             "data": training_set.fingerprint,
@@ -151,7 +196,7 @@ class Trainer:
         }
         return checkpoints.Checkpoint(self.step, facts, tensors)
 
-    def resume(self, folder: Path, training_set: PictureDataset) -> None:
+    def resume(self, folder: Path, training_set: PictureDataset | TrainingPictures) -> None:
         """Go on from the leader's newest whole checkpoint, if there is one.
 
         Raises ValueError when it is of another network or data set.
@@ -174,8 +219,12 @@ class Trainer:
                 f"checkpoint in {folder} is of other pictures than those in {training_set.folder}; "
                 "empty the checkpoint folder to start anew"
             )
-        self.network.load_state_dict(checkpoints.with_prefix(found.tensors, "network."))
-        self.average.load_state_dict(checkpoints.with_prefix(found.tensors, "average."))
+        for prefix, network in (("network.", self.network), ("average.", self.average)):
+            places = network.state_dict()
+            weights = checkpoints.with_prefix(found.tensors, prefix)
+            network.load_state_dict(
+                {name: part_of(value, places.get(name)) for name, value in weights.items()}
+            )
         checkpoints.unpack_optimizer(self.optimizer, found.tensors)
         if self.scaler.is_enabled() and (scaler := found.facts.get("scaler")):
             self.scaler.load_state_dict(scaler)

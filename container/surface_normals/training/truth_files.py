@@ -7,13 +7,18 @@ import io
 import tokenize
 import zipfile
 import zlib
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
+
+from surface_normals.training.shards import StoredFile
+
+Vectors = NDArray[Any]
+"""(H, W, 3) in the numbers of the file: uint8, uint16, float16 or float32."""
 
 ENDINGS = {"png8": (".png",), "png16": (".png",), "npy": (".npy",), "npz": (".npz",)}
 UNREADABLE = (
@@ -31,7 +36,7 @@ UNREADABLE = (
 """What numpy's, torchvision's and Pillow's readers raise on damaged bytes."""
 
 
-def read_normals(path: Path, coding: str, invalid: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def read_normals(path: StoredFile, coding: str, invalid: str) -> tuple[Vectors, NDArray[np.bool_]]:
     """Vectors as stored, (H, W, 3), and where they are not declared invalid, (H, W). Raises ValueError."""
     is_picture = coding.startswith("png")
     try:
@@ -51,17 +56,17 @@ def read_normals(path: Path, coding: str, invalid: str) -> tuple[NDArray[np.floa
         )
     valid: NDArray[np.bool_] = np.ones(stored.shape[:2], dtype=np.bool_)
     if invalid == "zero":
-        valid = np.asarray(stored.any(axis=2))
+        x, y, z = np.moveaxis(stored, 2, 0)  # ten times as fast as any(axis=2)
+        valid = (x != 0) | (y != 0) | (z != 0)
     elif invalid == "alpha":
         # Half transparent pixels mix the surface with what is behind it.
         valid, stored = stored[:, :, 3] == np.iinfo(stored.dtype).max, stored[:, :, :3]
-    normals: NDArray[np.float32] = stored.astype(np.float32)
-    if is_picture:
-        normals = normals * np.float32(2 / np.iinfo(stored.dtype).max) - 1
-    return normals, valid
+    if not is_picture and stored.dtype not in (np.float16, np.float32):
+        stored = stored.astype(np.float32)  # float64, or another machine's order of bytes
+    return stored, valid
 
 
-def read_depth(path: Path, coding: str) -> NDArray[np.float32]:
+def read_depth(path: StoredFile, coding: str) -> NDArray[np.float32]:
     """Depth (H, W) in the file's unit, 0 where there is none. Raises ValueError."""
     try:
         stored = _read_grey16(path) if coding == "png16" else _read_array(path, coding, "depth")
@@ -75,7 +80,7 @@ def read_depth(path: Path, coding: str) -> NDArray[np.float32]:
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
 
 
-def read_mask(path: Path) -> NDArray[np.bool_]:
+def read_mask(path: StoredFile) -> NDArray[np.bool_]:
     """True (H, W) where the mask is not black. Raises ValueError."""
     try:
         with Image.open(io.BytesIO(path.read_bytes())) as image:
@@ -86,7 +91,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
         raise ValueError(f"{path} is not a readable mask: {error}") from error
 
 
-def _read_png(path: Path, coding: str, invalid: str) -> NDArray[np.uint8 | np.uint16]:
+def _read_png(path: StoredFile, coding: str, invalid: str) -> NDArray[np.uint8 | np.uint16]:
     """Through torchvision: Pillow cuts 16-bit colours to 8 without a word."""
     data = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
     decoded = decode_image(data, ImageReadMode.UNCHANGED if invalid == "alpha" else ImageReadMode.RGB)
@@ -99,14 +104,14 @@ def _read_png(path: Path, coding: str, invalid: str) -> NDArray[np.uint8 | np.ui
     return stored
 
 
-def _read_grey16(path: Path) -> NDArray[np.generic]:
+def _read_grey16(path: StoredFile) -> NDArray[np.generic]:
     with Image.open(io.BytesIO(path.read_bytes()), formats=["PNG"]) as image:
         if not image.mode.startswith("I"):
             raise ValueError(f"it is {image.mode}; a depth is grey of 16 bits")
         return np.asarray(image)
 
 
-def _read_array(path: Path, coding: str, name: str) -> object:
+def _read_array(path: StoredFile, coding: str, name: str) -> object:
     """The array of an .npy file; of an .npz file the one called `name`, or its only one."""
     loaded = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     if coding == "npy":

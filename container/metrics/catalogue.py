@@ -1,0 +1,49 @@
+"""Every metric that the agent can publish: its CloudWatch unit and what it says. A figure nobody knows is left out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    unit: str
+    """CloudWatch's word for it; "None" where it has no such unit."""
+    help: str
+
+
+METRICS: Mapping[str, Metric] = {
+    # Of each GPU, a value for each sample.
+    "GpuUtilization": Metric("Percent", "share of time in which a kernel ran"),
+    "GpuMemoryUsedPercent": Metric("Percent", "memory in use"),
+    "GpuPowerWatts": Metric("None", "power drawn"),
+    "GpuTemperatureCelsius": Metric("None", "temperature, each 10 s"),
+    "GpuThrottledPercent": Metric("Percent", "share of time slowed down by heat or a power brake"),
+    "GpuPowerCappedPercent": Metric("Percent", "share of time at the power limit: usual under full load"),
+    "GpuErrors": Metric("Count", "new uncorrectable memory errors and remapped rows, each 60 s"),
+    "GpuLost": Metric("Count", "1 when the driver has lost the GPU"),
+    # Of the host, a value a minute, out of GPUs and work together.
+    "GpuIdlePercent": Metric("Percent", "share of the GPUs' time with utilisation below 5 %"),
+    "GpuUtilizationSpread": Metric("Percent", "the busiest GPU's mean utilisation minus the idlest one's"),
+    "GpuEnergyJoules": Metric("None", "energy of all GPUs in the minute"),
+    # Of the training.
+    "SamplesPerSecond": Metric(
+        "Count/Second", "`images_per_second` as the model reports it, of the whole job"
+    ),
+    "SamplesPerJoule": Metric("None", "this host's share of them for each joule of its GPUs"),
+    "DataWaitPercent": Metric("Percent", "`data_wait_percent` as reported: share of time without data"),
+    # Of the agent.
+    "DroppedWorkFigures": Metric("Count", "messages to the agent that found its queue full"),
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """The values of one metric in one period; `gpu` is None for a figure of the host."""
+
+    name: str
+    values: tuple[float, ...]
+    gpu: int | None = None
+
+    @property
+    def unit(self) -> str:
+        return METRICS[self.name].unit

@@ -1,0 +1,48 @@
+"""What CloudWatch takes: limits with their sources, namespace, dimension sets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+NAMESPACE = "VisionContainers"
+LEVELS = ("fleet", "host", "gpu")
+"""One series for each figure of the project; also one of each host; or also one of each GPU."""
+
+# CloudWatch API reference, "Dimension" and "MetricDatum"; names and values are ASCII.
+DIMENSIONS = 30
+DIMENSION_NAME_CHARACTERS = 255
+DIMENSION_VALUE_CHARACTERS = 1024
+# CloudWatch user guide, "Specification: Embedded metric format": members of a metric's array.
+# Its limit of 100 metrics a line is far above the catalogue.
+EMF_VALUES = 100
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Under which names the figures are filed. `dimensions`: this host's, `Project` among them."""
+
+    phase: str
+    dimensions: Mapping[str, str]
+    level: str = "host"
+
+    def sets(self, gpu: int | None) -> list[dict[str, str]]:
+        """The dimension sets of a figure; each is a series of its own, and the number of series is the bill."""
+        fleet = {"Project": self.dimensions["Project"], "Phase": self.phase}
+        if self.level == "fleet":
+            return [fleet]
+        of_gpu = {"Gpu": str(gpu)} if self.level == "gpu" and gpu is not None else {}
+        return [fleet, {**self.dimensions, **of_gpu}]
+
+    def check(self) -> None:
+        """Raise ValueError, naming the dimension, if CloudWatch would refuse these."""
+        if "Project" not in self.dimensions:
+            raise ValueError("the dimension Project is missing: alarms hang on Project and Phase")
+        if len(self.dimensions) + 1 > DIMENSIONS:  # and Gpu
+            raise ValueError(
+                f"{len(self.dimensions)} dimensions, CloudWatch takes at most {DIMENSIONS - 1} and Gpu"
+            )
+        for name, value in {**self.dimensions, "Phase": self.phase}.items():
+            for text, characters in ((name, DIMENSION_NAME_CHARACTERS), (value, DIMENSION_VALUE_CHARACTERS)):
+                if not (text.strip() and text.isascii() and text.isprintable() and len(text) <= characters):
+                    raise ValueError(
+                        f"dimension {name!r} = {value!r}: CloudWatch takes 1 to {characters} printable ASCII characters"
+                    )

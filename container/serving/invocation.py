@@ -1,0 +1,121 @@
+"""A POST to /invocations, from its headers to its answer.
+
+    headers -> gate -> body -> decode -> queue, batch, predict -> encode
+
+Only the part between the commas runs in the model's thread; the rest in the request's own.
+"""
+
+from typing import IO
+
+from flask import Request, Response
+from werkzeug.wsgi import FileWrapper
+
+from serving.errors import RequestError
+from serving.gate import Gate
+from serving.health import Health
+from serving.inference import Inference
+from serving.media_types import JSON, JSON_LINES, AnswerType, Offer, declared_type, response_type
+from serving.model_host import LoadedModel, ModelHost
+from serving.records import RecordWriter, error_record, instances_of, record_type, write_lines
+from serving.request_body import PIECE_BYTES, full_disk_refused, read_body, spool
+from serving.request_metrics import RequestMetrics
+from serving.settings import Settings
+
+ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
+"""The one header of an answer, besides its type, that SageMaker hands on to the client."""
+LINES = Offer.parse(JSON_LINES)
+"""What can be asked for besides the model's own types when the request is lines."""
+
+
+class Invocations:
+    """What answers the requests of a worker."""
+
+    def __init__(
+        self, settings: Settings, model: ModelHost, gate: Gate, health: Health, metrics: RequestMetrics
+    ) -> None:
+        self._settings = settings
+        self._model = model
+        self._gate = gate
+        self._health = health
+        self._metrics = metrics
+
+    def answer(self, request: Request, *, arrived: float) -> Response:
+        """The answer, with the model's choices (axes, for example) in ATTRIBUTES_HEADER.
+
+        `arrived` (monotonic): when the time for it began. Raises RequestError.
+        """
+        model = self._model.loaded
+        if model is None:
+            raise RequestError(503, "the model is still loading")
+        declared = declared_type(request.mimetype, model.request_types)
+        accept = request.headers.get("Accept", "")
+        if declared == JSON_LINES:
+            answer = response_type(accept, (LINES, *model.offers), LINES.usual())
+            if answer == LINES.usual():
+                answer = record_type(model.offers, model.default)
+        else:
+            answer = response_type(accept, model.offers, model.default)
+        inference = Inference(
+            model.predictor,
+            self._model.batcher,
+            self._health,
+            self._metrics,
+            arrived=arrived,
+            timeout_seconds=self._settings.request_timeout_seconds,
+        )
+        with self._gate.hold(), full_disk_refused(), spool() as body:
+            read_body(request, body, limit_bytes=self._settings.max_body_bytes)
+            if declared == JSON_LINES:
+                return self._each_line(inference, answer, body)
+            if self._settings.predict_route and declared == JSON:
+                if found := instances_of(body.read()):
+                    return self._each_instance(inference, model, *found)
+                body.seek(0)
+            return self._one(inference, answer, body, declared)
+
+    def _one(
+        self, inference: Inference, answer: AnswerType, body: IO[bytes], declared: str | None
+    ) -> Response:
+        try:
+            output = inference.submit(body.read(), declared)
+        except RequestError as error:
+            if not self._settings.error_records:
+                raise
+            return Response(error_record(error), content_type=JSON)
+        body.close()  # it need not lie in memory while the request waits
+        encoded = inference.encode(inference.result(output), answer.full)
+        return _stated(Response(encoded, content_type=answer.content_type), answer)
+
+    def _each_line(self, inference: Inference, answer: AnswerType, body: IO[bytes]) -> Response:
+        """One line out for each line in, none after the last: batch transform joins them to its input."""
+        results = spool()
+        try:
+            lines = self._writer(inference, answer).lines(body)
+            length = write_lines(lines, results)
+        except BaseException:
+            results.close()
+            raise
+        response = Response(
+            FileWrapper(results, PIECE_BYTES), content_type=JSON_LINES, direct_passthrough=True
+        )
+        response.content_length = length
+        return _stated(response, answer)
+
+    def _each_instance(
+        self, inference: Inference, model: LoadedModel, instances: list[bytes], accept: str
+    ) -> Response:
+        """Vertex AI's {"predictions": [...]}."""
+        answer = record_type(model.offers, model.default)
+        if accept:
+            answer = response_type(accept, model.offers, model.default)
+        predictions = b", ".join(self._writer(inference, answer).lines(instances))
+        return _stated(Response(b'{"predictions": [' + predictions + b"]}", content_type=JSON), answer)
+
+    def _writer(self, inference: Inference, answer: AnswerType) -> RecordWriter:
+        return RecordWriter(inference, answer, self._settings.max_batch, self._settings.error_records)
+
+
+def _stated(response: Response, answer: AnswerType) -> Response:
+    if answer.chosen:
+        response.headers[ATTRIBUTES_HEADER] = answer.chosen
+    return response

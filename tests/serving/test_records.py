@@ -1,0 +1,89 @@
+"""Requests of many inputs: JSON lines of batch transform, and what becomes of the wrong ones."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+LINES = {"Content-Type": "application/jsonlines"}
+
+
+@pytest.fixture(scope="module")
+def lenient_server(start_server):
+    return start_server(ERROR_RECORDS="on")
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_one_line_goes_out_for_each_that_comes_in(shared_server, end):
+    body = b"\n".join(b"[%d, 1]" % number for number in range(100)) + end
+    answer = shared_server.post(body, {**LINES, "Accept": "application/jsonlines"})
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "application/jsonlines"
+    lines = answer.text.split("\n")
+    assert [json.loads(line) for line in lines] == [[2 * number, 2] for number in range(100)]
+
+
+def test_lines_share_batches(start_server):
+    server = start_server(MAX_BATCH=4)
+    assert server.post(b'{"sleep": 0.5}\n' + b"[1]\n" * 8, LINES).text.count("\n") == 8
+    figures = server.metrics()
+    assert figures["inference_batch_size_sum"] == 9
+    assert figures["inference_batch_size_count"] < 6
+
+
+def test_an_answer_that_is_not_json_is_wrapped(shared_server):
+    answer = shared_server.post(b"[1]\n[2]", {**LINES, "Accept": "text/csv;header=present"})
+    assert answer.headers["Content-Type"] == "application/jsonlines"
+    first, second = map(json.loads, answer.text.split("\n"))
+    assert first == {"content_type": "text/csv;header=present", "b64": "ZG91YmxlZAoyLjA="}
+    assert second["content_type"] == "text/csv;header=present"
+
+
+def test_no_lines_are_no_lines(shared_server):
+    answer = shared_server.post(b"", LINES)
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+@pytest.mark.parametrize("wrong", [b"{", b"", b'["a"]'])
+def test_a_wrong_line_fails_the_request_and_is_named(shared_server, wrong):
+    answer = shared_server.post(b"[1]\n" + wrong + b"\n[3]", LINES)
+    assert answer.status_code == 400
+    assert answer.json()["message"].startswith("record 2: ")
+
+
+def test_a_failing_model_fails_the_request(shared_server):
+    assert shared_server.post(b"[1]\n[1e7]\n[3]", LINES).status_code == 500
+
+
+def test_error_records_stand_where_the_answer_would(lenient_server):
+    answer = lenient_server.post(b"[1]\n{\n[3]\n\n[4]", LINES)
+    assert answer.status_code == 200
+    lines = [json.loads(line) for line in answer.text.split("\n")]
+    assert [lines[0], lines[2], lines[4]] == [[2], [6], [8]]
+    assert [lines[number]["status"] for number in (1, 3)] == [400, 400]
+    assert "Expecting" in lines[1]["message"]
+
+
+def test_an_error_record_stands_for_a_whole_object_too(lenient_server):
+    answer = lenient_server.post(b"{", {"Content-Type": "application/json", "Accept": "text/csv"})
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.json()["status"] == 400
+    # What is not about the bytes of one object is no record: it should be tried again, or be mended.
+    assert lenient_server.invoke([1e7]).status_code == 500
+    assert lenient_server.post(b"[1]", {"Content-Type": "image/gif"}).status_code == 415
+
+
+def test_lines_past_the_deadline_are_504_and_spare_the_model(start_server):
+    server = start_server(REQUEST_TIMEOUT_SECONDS=1)
+    with ThreadPoolExecutor() as pool:
+        pool.submit(server.invoke, {"sleep": 1.8})
+        server.wait_for_metric("inference_batch_size_count", 1)
+        answer = server.post(b"[1]\n" * 6, LINES)
+    assert answer.status_code == 504
+    assert answer.json()["message"].startswith("record 1: ")
+    end = time.monotonic() + 10
+    while server.invoke([1]).status_code != 200:
+        assert time.monotonic() < end
+    assert server.metrics()["inference_batch_size_sum"] == 2
