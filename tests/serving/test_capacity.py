@@ -58,5 +58,5 @@ def test_the_server_says_what_it_takes_and_can_be_told_otherwise(start_server):
 
 def test_an_engine_that_the_model_does_not_offer_ends_the_start(start_server):
     server = start_server(ready=False, ENGINE="warp")
-    assert server.exit_code() == 3
+    assert server.exit_code() == 4
     assert "ENGINE='warp', but doubling.predictor offers no ENGINES" in server.log
