@@ -14,6 +14,7 @@ from prometheus_client import multiprocess
 
 import logs
 from metrics.agent_process import AgentProcess, start_agent
+from serving.capacity import Capacity
 from serving.failure import last_words
 from serving.gunicorn_worker import Worker
 from serving.health import forget_worker
@@ -40,7 +41,7 @@ class InheritingLogger(Logger):  # type: ignore[misc]
 
 
 bind = f"0.0.0.0:{_settings.port}"
-workers = _settings.workers or max(1, len(_gpus))
+workers = Capacity.of(_settings).workers
 wsgi_app = f"serving.app:create_app(workers={workers})"
 worker_class = Worker
 threads = _settings.max_queue + SPARE_THREADS

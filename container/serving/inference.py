@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from model_api import Predictor
-from serving.batching import Batcher
+from serving.batching import Batcher, is_out_of_memory
 from serving.errors import RequestError
 from serving.health import Health
 from serving.media_types import JSON, carried_type
@@ -69,7 +69,7 @@ class Inference:
             raise RequestError(504, f"no answer within {self._timeout_seconds} s (REQUEST_TIMEOUT_SECONDS)")
         error = output.exception()
         if error is not None:
-            if isinstance(error, MemoryError) or "out of memory" in str(error):
+            if is_out_of_memory(error):
                 raise RequestError(507, "not enough memory for this input") from error  # the model is well
             self._health.prediction_failed(error)
             raise error
