@@ -22,6 +22,8 @@ IMAGE_FILE ?=
 REGISTRY ?=
 ## AWS_REGION  of that ECR; empty: as your AWS profile says
 AWS_REGION ?=
+## ALLOW_DIRTY 1: push images of uncommitted changes, tagged so
+ALLOW_DIRTY ?=
 
 VENV := .venv
 INSTALLED := $(VENV)/installed
@@ -86,7 +88,8 @@ invoke-local: ## send IMAGE_FILE=photo.jpg to serve-local; the normal map goes t
 
 push: $(INSTALLED) ## push both images to ECR or REGISTRY, and write their digests
 	@$(RUN) scripts/push.py --project $(PROJECT) --docker '$(DOCKER)' \
-		$(if $(REGISTRY),--registry $(REGISTRY)) $(if $(AWS_REGION),--region $(AWS_REGION))
+		$(if $(REGISTRY),--registry $(REGISTRY)) $(if $(AWS_REGION),--region $(AWS_REGION)) \
+		$(if $(filter 1,$(ALLOW_DIRTY)),--allow-dirty)
 
 bench-training: $(INSTALLED) ## speed of reading and of a training step, each beside something else
 	@$(RUN) scripts/benchmark_training.py

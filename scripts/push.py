@@ -8,6 +8,7 @@ forgotten.
 
 import argparse
 import base64
+import json
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ from typing import Any
 
 import boto3
 import docker
+import requests
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 from docker.errors import APIError, DockerException, ImageNotFound
 from tqdm import tqdm
@@ -27,6 +29,21 @@ ROLES = ("train", "serve")
 REVISION_LABEL = "org.opencontainers.image.revision"
 # SageMaker's CreateModel refuses OCI manifests and indexes, which today's buildx makes by default.
 ACCEPTED_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+# Each image is gigabytes that somebody pays for.
+LIFECYCLE_POLICY = {
+    "rules": [
+        {
+            "rulePriority": 1,
+            "description": "the last 20 images",
+            "selection": {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 20},
+            "action": {"type": "expire"},
+        }
+    ]
+}
+EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
+"""What AWS answers to credentials of yesterday."""
+ENGINE_TIMEOUT_SECONDS = 600
+"""A registry is silent while it puts a layer of gigabytes together."""
 
 Auth = dict[str, str] | None
 """A registry's user name and password; None: what `docker login` left."""
@@ -46,7 +63,10 @@ def main() -> None:
         sys.exit("push: no AWS credentials: run `aws configure` or `aws sso login`, or set AWS_PROFILE")
     except NoRegionError:
         sys.exit("push: no AWS region: give --region, or set AWS_REGION")
-    except (BotoCoreError, ClientError, DockerException) as error:
+    except ClientError as error:
+        cure = ": run `aws sso login`, or get new keys" if error.response["Error"]["Code"] in EXPIRED else ""
+        sys.exit(f"push: {error}{cure}")
+    except (BotoCoreError, DockerException, requests.RequestException) as error:
         sys.exit(f"push: {' '.join(str(error).split())}")
 
 
@@ -97,7 +117,7 @@ def read_revision(allow_dirty: bool) -> tuple[str, bool]:
     if changed and not allow_dirty:
         raise PushError(
             f"{len(changed)} uncommitted change(s), the first {changed[0][3:]!r}: the images would not be"
-            " what their tag says. Commit, run `make build`, push again; or push with --allow-dirty"
+            " what their tag says. Commit, run `make build`, push again; or push them with `make push ALLOW_DIRTY=1`"
         )
     return git("rev-parse", "HEAD").strip(), bool(changed)
 
@@ -122,7 +142,9 @@ def connect(client: str) -> docker.DockerClient:
         raise PushError(f"`{shlex.join(command)}` says: {error.stderr.strip()}") from None
     host = answer.stdout.strip()
     try:
-        engine = docker.from_env(environment={**os.environ, "DOCKER_HOST": host})
+        engine = docker.from_env(
+            environment={**os.environ, "DOCKER_HOST": host}, timeout=ENGINE_TIMEOUT_SECONDS
+        )
         engine.ping()
     except DockerException as error:
         raise PushError(
@@ -160,6 +182,7 @@ def open_ecr(region: str | None, repositories: list[str]) -> tuple[str, Auth]:
                 imageTagMutability="IMMUTABLE",
                 imageScanningConfiguration={"scanOnPush": True},
             )
+            ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=json.dumps(LIFECYCLE_POLICY))
             print(f"created repository {name}", flush=True)
     answer = ecr.get_authorization_token()["authorizationData"][0]
     username, password = base64.b64decode(answer["authorizationToken"]).decode().split(":", 1)
