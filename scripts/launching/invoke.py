@@ -7,7 +7,7 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from launch_calls import Aws, Call, LaunchError
+from launching.calls import Aws, Call, LaunchError
 
 HELP = "send one picture to an endpoint"
 MEDIA_TYPES = {
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, metavar="FILE", help="default: PICTURE-normals.png, here")
 
 
-def plan(options: argparse.Namespace) -> list[Call]:
+def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
     options.output = options.output or Path(f"{options.picture.stem}-normals.png")
     try:
         body = options.picture.read_bytes()

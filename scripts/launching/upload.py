@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from launch_calls import Aws, Call, LaunchError
+from launching.calls import Aws, Call, LaunchError
 
 HELP = "copy a folder to S3; what is there with the same size is skipped"
 MAXIMUM_KEY_BYTES = 1024  # S3's own limit
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="s3://BUCKET/PREFIX")
 
 
-def plan(options: argparse.Namespace) -> list[Call]:
+def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
     """One look at what is there, then one upload for each file."""
     match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", options.target)
     if not match:
