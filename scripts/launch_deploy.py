@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VERSION",
         help="the host's image and so its driver; default: by instance type",
     )
+    add("--instance-usd-per-hour", metavar="PRICE", help="of one instance; then metrics tell the cost, too")
     add("--image", metavar="URI", help="default: what serve.digest says")
     add("--no-wait", action="store_true", help="return as soon as the endpoint is accepted")
     add("--poll-seconds", type=float, default=15, help="how often to look")
@@ -87,12 +88,14 @@ def plan(options: argparse.Namespace) -> list[Call]:
     ami = options.inference_ami or host_ami(options.instance_type)
     if ami:
         variant["InferenceAmiVersion"] = ami
-    container = {
+    container: dict[str, Any] = {
         "Image": read_image("serve", options.image),
         "ModelDataUrl": model_data,
         # SageMaker tells a container neither: they are the dimensions of its metrics.
         "Environment": {"ENDPOINT_NAME": name, "VARIANT_NAME": VARIANT, "METRICS_PROJECT": options.project},
     }
+    if options.instance_usd_per_hour:
+        container["Environment"]["INSTANCE_USD_PER_HOUR"] = options.instance_usd_per_hour
     model = {"ModelName": name, "ExecutionRoleArn": options.role, "PrimaryContainer": container}
     return [
         *look,

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-runtime", type=int, default=24 * 3600, metavar="SECONDS")
     add("--spot", action="store_true", help="spare capacity: cheaper, may be interrupted; use --checkpoint")
+    add("--instance-usd-per-hour", metavar="PRICE", help="of one instance; then metrics tell the cost, too")
     add("--image", metavar="URI", help="default: what train.digest says")
     add("--no-wait", action="store_true", help="return as soon as the job is accepted")
     add("--poll-seconds", type=float, default=15, help="how often to look")
@@ -85,6 +86,8 @@ def plan(options: argparse.Namespace) -> list[Call]:
         "StoppingCondition": stopping,
         "Environment": {"METRICS_PROJECT": options.project},
     }
+    if options.instance_usd_per_hour:
+        request["Environment"]["INSTANCE_USD_PER_HOUR"] = options.instance_usd_per_hour
     if options.checkpoint:
         request["CheckpointConfig"] = {"S3Uri": options.checkpoint}
     if options.spot:

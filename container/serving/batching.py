@@ -23,6 +23,7 @@ class Job:
 
     input: Any
     output: "Future[Any]" = field(default_factory=Future)
+    queued: float = field(default_factory=time.monotonic)
 
     @property
     def shape(self) -> Any:
@@ -33,7 +34,8 @@ class Job:
 class Batcher:
     """Hands inputs to `predict`, which takes a list of alike inputs and returns as many outputs.
 
-    `queue_changed` is told how many inputs wait. Whoever submits bounds that number.
+    `queue_changed` is told how many inputs wait. Whoever submits bounds that number. `waited` is told
+    how many seconds each of them did.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class Batcher:
         *,
         max_batch: int,
         queue_changed: Callable[[int], None],
+        waited: Callable[[float], None],
     ) -> None:
         self._model = predict
         self._max_batch = max_batch
         self._queue_changed = queue_changed
+        self._waited = waited
         self._waiting: deque[Job] = deque()
         self._arrived = threading.Condition()
         self._began: float | None = None
@@ -70,6 +74,8 @@ class Batcher:
         while True:
             jobs = [job for job in self._take() if job.output.set_running_or_notify_cancel()]
             self._began = time.monotonic()
+            for job in jobs:
+                self._waited(self._began - job.queued)
             self._predict(jobs)
             self._began = None
 

@@ -62,7 +62,10 @@ class ModelHost:
         self.loaded: LoadedModel | None = None
         """None while the model is loading."""
         self.batcher = Batcher(
-            self._predict, max_batch=settings.max_batch, queue_changed=metrics.queue_depth.set
+            self._predict,
+            max_batch=settings.max_batch,
+            queue_changed=metrics.queue_depth.set,
+            waited=metrics.stage.labels("queue").observe,
         )
 
     def start(self) -> None:

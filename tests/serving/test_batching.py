@@ -1,6 +1,7 @@
 """The batch queue by itself, with plain functions as the model."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ class RecordingModel:
 def run(model, inputs, max_batch=4):
     """Submit all inputs, then start the thread; the futures in order, and the depths that were told."""
     depths = []
-    batcher = Batcher(model, max_batch=max_batch, queue_changed=depths.append)
+    batcher = Batcher(model, max_batch=max_batch, queue_changed=depths.append, waited=lambda seconds: None)
     futures = [batcher.submit(value) for value in inputs]
     threading.Thread(target=batcher.run, daemon=True).start()
     return futures, depths
@@ -69,9 +70,20 @@ def test_a_wrong_number_of_outputs_names_both():
 
 def test_a_cancelled_input_is_dropped():
     model = RecordingModel()
-    batcher = Batcher(model, max_batch=4, queue_changed=lambda depth: None)
+    batcher = Batcher(model, max_batch=4, queue_changed=lambda depth: None, waited=lambda seconds: None)
     gone, stays = batcher.submit(1), batcher.submit(2)
     gone.cancel()
     threading.Thread(target=batcher.run, daemon=True).start()
     assert stays.result(timeout=5) == 4
     assert model.batches == [[2]]
+
+
+def test_it_tells_how_long_each_input_waited():
+    waits = []
+    batcher = Batcher(RecordingModel(), max_batch=4, queue_changed=lambda depth: None, waited=waits.append)
+    first = batcher.submit(1)
+    time.sleep(0.3)
+    last = batcher.submit(2)
+    threading.Thread(target=batcher.run, daemon=True).start()
+    assert results([first, last]) == [2, 4]
+    assert 0.25 < waits[0] - waits[1] < 0.6
