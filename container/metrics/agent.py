@@ -64,6 +64,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--level", choices=LEVELS, default="host", help="how finely series are told apart")
     parser.add_argument("--work-address", help="where to receive work figures")
     parser.add_argument("--num-hosts", type=int, default=1, help="hosts that share the reported work")
+    parser.add_argument("--usd-per-hour", type=float, help="what this host costs")
     parser.add_argument(
         "--parent-pid", type=int, default=os.getppid(), help="end when this is not the parent"
     )
@@ -84,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
 
     if options.work_address:
         threading.Thread(target=receive, args=(events, options.work_address), daemon=True).start()
-    period = Period(identity, options.publish_seconds, options.num_hosts)
+    period = Period(identity, options.publish_seconds, options.num_hosts, options.usd_per_hour)
     snapshot = Snapshot(options.snapshot)
     silence_seconds = SILENT_INTERVALS * options.interval_seconds
     answered, hung = time.monotonic(), False
@@ -161,8 +162,11 @@ def receive(events: queue.SimpleQueue[Event], address: str) -> None:
 class Period:
     """What came in one publishing period; periods start at whole multiples of their length."""
 
-    def __init__(self, identity: Identity, seconds: float, num_hosts: int) -> None:
-        self._identity, self._seconds, self._num_hosts = identity, seconds, num_hosts
+    def __init__(
+        self, identity: Identity, seconds: float, num_hosts: int, usd_per_hour: float | None
+    ) -> None:
+        self._identity, self._seconds = identity, seconds
+        self._num_hosts, self._usd_per_hour = num_hosts, usd_per_hour
         self._number = 0
         self._begun = time.time()
         self._samples: list[GpuSample] = []
@@ -185,7 +189,11 @@ class Period:
         """Write what has been taken since the last time, each line in one piece."""
         now = time.time()
         series = series_of(
-            self._samples, self._work, seconds=max(0.0, now - self._begun), num_hosts=self._num_hosts
+            self._samples,
+            self._work,
+            seconds=max(0.0, now - self._begun),
+            num_hosts=self._num_hosts,
+            usd_per_hour=self._usd_per_hour,
         )
         self._samples, self._work, self._begun = [], [], now
         for line in emf.lines(series, self._identity, int(self._number * self._seconds * 1000)):

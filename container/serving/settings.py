@@ -32,6 +32,17 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
     return parse
 
 
+def price(text: str) -> float:
+    """A number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError("a number above 0")
+    return number
+
+
 def on_or_off(text: str) -> bool:
     """`on` or `off` in any case."""
     if text.strip().lower() not in ("on", "off"):
@@ -246,6 +257,13 @@ class Settings:
     )
     variant_name: str | None = field(
         default=None, metadata=variable("VARIANT_NAME", str, "their dimension Variant; unset: left out")
+    )
+
+    instance_usd_per_hour: float | None = field(
+        default=None,
+        metadata=variable(
+            "INSTANCE_USD_PER_HOUR", price, "what the host costs; unset: no metric is in dollars"
+        ),
     )
 
     @property

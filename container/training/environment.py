@@ -82,6 +82,8 @@ class Environment:
     gpu_metrics: bool
     metrics_project: str
     metrics_level: str
+    instance_usd_per_hour: float | None
+    """What this host costs, where the job says so."""
     work_address: str | None
     """Where the metrics agent hears of the work; set by the parent for its processes."""
 
@@ -144,6 +146,7 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
         gpu_metrics=_switch(environ, "GPU_METRICS"),
         metrics_project=environ.get("METRICS_PROJECT") or "surface-normals",
         metrics_level=_level(environ),
+        instance_usd_per_hour=_number(environ, "INSTANCE_USD_PER_HOUR"),
         work_address=environ.get(WORK_ADDRESS) or None,
     )
 
@@ -195,14 +198,21 @@ def _natural(host: str) -> list[tuple[int, str]]:
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
-    text = environ.get(name) or str(default)
+    seconds = _number(environ, name, " of seconds")
+    return default if seconds is None else seconds
+
+
+def _number(environ: Mapping[str, str], name: str, what: str = "") -> float | None:
+    text = environ.get(name)
+    if not text:
+        return None
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"{name} must be a number of seconds above 0, not {text!r}")
-    return seconds
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{name} must be a number{what} above 0, not {text!r}")
+    return number
 
 
 def _whole(environ: Mapping[str, str], name: str, default: int, maximum: int) -> int:

@@ -105,6 +105,7 @@ def train(tree: Tree, stop: StopSignals) -> None:
             level=environment.metrics_level,
             work_address=address,
             num_hosts=len(environment.hosts),
+            usd_per_hour=environment.instance_usd_per_hour,
         )
     try:
         status = run_rank(environment, stop)
