@@ -8,6 +8,8 @@ DOCKER ?= docker
 PROJECT ?= surface-normals
 ## MODEL_PACKAGE  folder under container/ that holds the model; put your own here
 MODEL_PACKAGE ?= surface_normals
+## CUDA        of the images: 12 (12.8, any driver from 525 on) or 13 (13.0, from 580 on)
+CUDA ?= 12
 ## BASE_IMAGE  what the images are built on; empty: as the Dockerfiles say
 BASE_IMAGE ?=
 ## BUILD_ARGS  more words for `docker build`, as in --network=host
@@ -30,11 +32,11 @@ INSTALLED := $(VENV)/installed
 RUN := $(VENV)/bin/python
 OPT_ML := $(LOCAL_DIR)/opt/ml
 
-export PROJECT DOCKER MODEL_PACKAGE BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IMAGE_FILE
+export PROJECT DOCKER MODEL_PACKAGE CUDA BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IMAGE_FILE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint lock sample-data build build-train build-serve \
-	train-local serve-local invoke-local push bench-training clean
+	image-report train-local serve-local invoke-local push bench-training clean
 
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -68,13 +70,16 @@ lock: $(INSTALLED) ## re-make the hashed locks from container/requirements/*.in
 sample-data: $(INSTALLED) ## a small job for train-local, under LOCAL_DIR: generated pictures, hyperparameters
 	@$(RUN) scripts/sample_job.py $(OPT_ML)
 
-build: build-train build-serve ## build both images
+build: build-train build-serve ## build both images, and write what is in them to train.cdx.json, serve.cdx.json
 
 build-train: ## build PROJECT-train:local
 	@scripts/build_image.sh train
 
 build-serve: ## build PROJECT-serve:local
 	@scripts/build_image.sh serve
+
+image-report: $(INSTALLED) ## layers and the largest folders of both images
+	@$(RUN) scripts/image_report.py --docker '$(DOCKER)' $(PROJECT)-train:local $(PROJECT)-serve:local
 
 # A first run has no data: it gets the sample data.
 train-local: build-train $(if $(wildcard $(OPT_ML)/input/data/train/*),,sample-data) ## train in the image, on LOCAL_DIR/opt/ml

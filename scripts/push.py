@@ -1,6 +1,6 @@
 """`make push`: the two images that `make build` left go to the registry, and their digests to two files.
 
-The tag is the git revision, so an image can be traced to its source; `train.digest` and
+The tag is the git revision with the flavour, so an image can be traced to its source; `train.digest` and
 `serve.digest` at the top of the checkout hold `HOST/REPOSITORY@sha256:...`, and `launch.py` sends
 those, so that what was tested is what runs. Nothing else is written: ECR's password is used and
 forgotten.
@@ -11,7 +11,6 @@ import base64
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,8 @@ import requests
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 from docker.errors import APIError, DockerException, ImageNotFound
 from tqdm import tqdm
+
+from engine import NoEngine, connect
 
 ROOT = Path(__file__).resolve().parent.parent
 ROLES = ("train", "serve")
@@ -42,8 +43,6 @@ LIFECYCLE_POLICY = {
 }
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
 """What AWS answers to credentials of yesterday."""
-ENGINE_TIMEOUT_SECONDS = 600
-"""A registry is silent while it puts a layer of gigabytes together."""
 
 Auth = dict[str, str] | None
 """A registry's user name and password; None: what `docker login` left."""
@@ -57,7 +56,7 @@ def main() -> None:
     options = parse_options()
     try:
         push_images(options)
-    except PushError as error:
+    except (PushError, NoEngine) as error:
         sys.exit(f"push: {error}")
     except NoCredentialsError:
         sys.exit("push: no AWS credentials: run `aws configure` or `aws sso login`, or set AWS_PROFILE")
@@ -84,9 +83,11 @@ def push_images(options: argparse.Namespace) -> None:
 
     digests = {}
     for role, image in images.items():
-        # A dirty tree has no revision of its own: without the image's id, the next push of changed
-        # code would be skipped as already there.
-        tag = revision[:12] + (f"-dirty-{image.id.removeprefix('sha256:')[:12]}" if is_dirty else "")
+        tag = f"{revision[:12]}-{image.labels['flavor']}"
+        if is_dirty:
+            # It has no revision of its own: without the image's id, the next push of changed code
+            # would be skipped as already there.
+            tag += f"-dirty-{image.id.removeprefix('sha256:')[:12]}"
         repository = f"{host}/{names[role]}"
         digests[role] = f"{repository}@{push_image(engine, image, repository, tag, auth)}"
     for role, digest in digests.items():
@@ -129,28 +130,6 @@ def git(*arguments: str) -> str:
             f"the tag is the git revision, but `git {arguments[0]}` says: {answer.stderr.strip()}"
         )
     return answer.stdout
-
-
-def connect(client: str) -> docker.DockerClient:
-    """The engine that `client` talks to: only the client knows its contexts."""
-    command = [*shlex.split(client), "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    except FileNotFoundError:
-        raise PushError(f"no program {command[0]!r}: install Docker, or name it with --docker") from None
-    except subprocess.CalledProcessError as error:
-        raise PushError(f"`{shlex.join(command)}` says: {error.stderr.strip()}") from None
-    host = answer.stdout.strip()
-    try:
-        engine = docker.from_env(
-            environment={**os.environ, "DOCKER_HOST": host}, timeout=ENGINE_TIMEOUT_SECONDS
-        )
-        engine.ping()
-    except DockerException as error:
-        raise PushError(
-            f"no Docker engine answers at {host}: is it started, may you use it? ({error})"
-        ) from None
-    return engine
 
 
 def find_image(engine: docker.DockerClient, name: str, revision: str, is_dirty: bool) -> Any:

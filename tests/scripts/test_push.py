@@ -18,7 +18,7 @@ import docker
 import pytest
 from docker.errors import ImageNotFound
 
-PUSH = Path(__file__).resolve().parents[2] / "scripts" / "push.py"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 DOCKER = os.environ.get("DOCKER", "docker")
 ECR_HOST = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -33,8 +33,9 @@ class Checkout:
         self.root = root
         self.environment = environment
         (root / "scripts").mkdir(parents=True)
-        shutil.copy(PUSH, root / "scripts")
-        (root / ".gitignore").write_text("*.digest\n")
+        for name in ("push.py", "engine.py"):
+            shutil.copy(SCRIPTS / name, root / "scripts")
+        (root / ".gitignore").write_text("*.digest\n__pycache__/\n")
         self.git("init", "--quiet")
         self.commit()
 
@@ -85,9 +86,10 @@ def images():
     project = f"push-test-{uuid.uuid4().hex[:8]}"
     made = set()
 
-    def make(revision, roles=("train", "serve"), content=b"", processor="amd64"):
+    def make(revision, roles=("train", "serve"), content=b"", processor="amd64", flavor="cu128"):
         for role in roles:
             labels = {"org.opencontainers.image.revision": revision} if revision else {}
+            labels["flavor"] = flavor
             archive = saved_image(f"{project}-{role}:local", labels, role.encode() + content, processor)
             made.update(image.id for image in engine.images.load(archive))
         return project
@@ -212,7 +214,7 @@ def test_both_images_are_pushed_once_and_their_digests_written(checkout, images,
     result = checkout.push("--project", project, "--registry", registry.host)
     assert result.returncode == 0, result.stderr
 
-    tag = checkout.revision[:12]
+    tag = f"{checkout.revision[:12]}-cu128"
     written = checkout.digests()
     for role in ("train", "serve"):
         answer = head(registry, f"{project}-{role}", tag)
@@ -230,6 +232,13 @@ def test_both_images_are_pushed_once_and_their_digests_written(checkout, images,
     assert "pushing" not in again.stdout
     assert checkout.digests() == written
 
+    # Of the same revision for another CUDA, it is another image.
+    images(checkout.revision, flavor="cu130")
+    other = checkout.push("--project", project, "--registry", registry.host)
+    assert other.returncode == 0, other.stderr
+    assert other.stdout.count("pushing") == 2
+    assert head(registry, f"{project}-train", f"{checkout.revision[:12]}-cu130").ok
+
 
 @pytest.mark.docker(images=False)
 def test_what_was_pushed_runs_after_a_pull_by_its_digest(checkout, images, registry, log_in):
@@ -239,7 +248,10 @@ def test_what_was_pushed_runs_after_a_pull_by_its_digest(checkout, images, regis
     assert result.returncode == 0, result.stderr
     with contextlib.closing(docker.from_env()) as engine:
         reference = checkout.digests()["serve"].strip()
-        for name in (f"{project}-serve:local", f"{registry.host}/{project}-serve:{checkout.revision[:12]}"):
+        for name in (
+            f"{project}-serve:local",
+            f"{registry.host}/{project}-serve:{checkout.revision[:12]}-cu128",
+        ):
             engine.images.remove(name)
         assert not engine.images.list(filters={"reference": f"*/{project}-serve"})
 
@@ -311,7 +323,7 @@ def test_uncommitted_changes_are_pushed_on_demand_under_a_tag_of_their_own(
     assert len(pushed) == 2
     tags = registry.request("GET", f"{project}-train/tags/list").json()["tags"]
     assert len(tags) == 2
-    assert all(tag.startswith(f"{checkout.revision[:12]}-dirty-") for tag in tags)
+    assert all(tag.startswith(f"{checkout.revision[:12]}-cu128-dirty-") for tag in tags)
 
 
 @pytest.mark.docker(images=False)
@@ -336,7 +348,7 @@ def test_an_oci_manifest_is_refused(checkout, images, registry, log_in):
     }
     put = registry.request(
         "PUT",
-        f"{project}-train/manifests/{checkout.revision[:12]}",
+        f"{project}-train/manifests/{checkout.revision[:12]}-cu128",
         data=json.dumps(manifest),
         headers={"Content-Type": OCI_MANIFEST},
     )
@@ -368,7 +380,7 @@ def test_ecr_gets_its_repositories_and_the_images(checkout, images, registry, aw
         assert rule["action"] == {"type": "expire"}
         assert rule["selection"] == {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 20}
     for role, digest in checkout.digests().items():
-        answer = head(registry, f"{project}-{role}", checkout.revision[:12])
+        answer = head(registry, f"{project}-{role}", f"{checkout.revision[:12]}-cu128")
         assert digest == f"{registry.host}/{project}-{role}@{answer.headers['Docker-Content-Digest']}\n"
     assert not Path(checkout.environment["DOCKER_CONFIG"]).exists()  # the password is kept nowhere
 
