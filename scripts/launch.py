@@ -24,17 +24,16 @@ from launching.calls import Aws, LaunchError, print_calls
 from launching.cures import cure
 from launching.limits import check_limits
 
-VERBS = {
-    name: importlib.import_module(f"launching.{name}")
-    for name in (*("upload", "train", "deploy", "invoke", "status", "logs", "stop", "delete"),)
-}
+VERBS = (
+    *("upload", "download", "train", "deploy", "transform", "invoke"),
+    *("status", "logs", "stop", "delete", "cost"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_options(arguments)
-    verb = VERBS[options.verb]
     try:
-        run(verb, options)
+        run(module(options.verb), options)
     except LaunchError as error:
         sys.exit(f"launch: {error}")
     except NoCredentialsError:
@@ -49,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"launch: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def module(verb: str) -> ModuleType:
+    return importlib.import_module(f"launching.{verb}")
 
 
 def run(verb: ModuleType, options: argparse.Namespace) -> None:
@@ -72,7 +75,8 @@ def refusal(error: ClientError) -> str:
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, verb in VERBS.items():
+    for name in VERBS:
+        verb = module(name)
         added = verbs.add_parser(name, help=verb.HELP, description=verb.HELP)
         verb.add_arguments(added)
         added.add_argument(

@@ -8,13 +8,16 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import ClientError, NoRegionError
+from botocore.loaders import Loader, create_loader
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_CONNECTIONS = 64
@@ -33,11 +36,19 @@ class Call:
     arguments: dict[str, Any]
 
 
+@cache
+def descriptions() -> Loader:
+    """The services' own descriptions, tens of megabytes of JSON: read once for the limits and for the clients."""
+    return create_loader()
+
+
 class Aws:
     """Makes calls, with one client for each service."""
 
     def __init__(self, region: str | None):
-        self._session = boto3.session.Session(region_name=region)
+        core = botocore.session.get_session()
+        core.register_component("data_loader", descriptions())
+        self._session = boto3.session.Session(region_name=region, botocore_session=core)
         self._clients: dict[str, BaseClient] = {}
 
     @property

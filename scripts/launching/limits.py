@@ -11,13 +11,12 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
-import botocore.session
 from botocore import xform_name
 from botocore.exceptions import ParamValidationError
 from botocore.model import OperationModel, ServiceModel, Shape
 from botocore.validate import validate_parameters
 
-from launching.calls import Call, LaunchError
+from launching.calls import Call, LaunchError, descriptions
 
 UNITS = {"string": " characters", "list": " entries", "map": " entries"}
 
@@ -64,7 +63,7 @@ def _images(value: Any) -> Iterator[str]:
 
 @cache
 def _service(client: str) -> ServiceModel:
-    return botocore.session.get_session().get_service_model(client)
+    return ServiceModel(descriptions().load_service_model(client, "service-2"), client)
 
 
 def _operation(client: str, method: str) -> OperationModel | None:

@@ -53,7 +53,7 @@ def test_upload_keeps_the_folders_and_sends_a_file_once(aws, launch, folder):
     s3 = aws.client("s3")
     s3.create_bucket(Bucket="bucket")
 
-    first = launch("upload", folder, "s3://bucket/some/prefix/")
+    first = launch("upload", "--no-check", folder, "s3://bucket/some/prefix/")
     assert first.returncode == 0, first.stderr
     assert "3 files" in first.stdout
     keys = {item["Key"] for item in s3.list_objects_v2(Bucket="bucket")["Contents"]}
@@ -65,7 +65,7 @@ def test_upload_keeps_the_folders_and_sends_a_file_once(aws, launch, folder):
 
     (folder / "dataset.json").write_bytes(b"longer than before")
     aws.requests.clear()
-    second = launch("upload", folder, "s3://bucket/some/prefix")
+    second = launch("upload", "--no-check", folder, "s3://bucket/some/prefix")
     assert "1 files" in second.stdout
     assert "2 were there already" in second.stdout
     assert sum(operation.startswith("PUT") for operation in aws.operations) == 1
@@ -107,7 +107,7 @@ def test_upload_refuses_a_folder_that_is_not_there_or_holds_nothing_or_would_los
 
 
 def test_upload_to_a_missing_bucket_names_the_reason(refused, folder):
-    assert "NoSuchBucket" in refused("upload", folder, "s3://nowhere/x")
+    assert "NoSuchBucket" in refused("upload", "--no-check", folder, "s3://nowhere/x")
 
 
 # train
@@ -250,7 +250,7 @@ def test_train_refuses_what_aws_would_refuse_before_any_call(aws, refused, argum
 def test_dry_run_prints_the_calls_and_makes_none(aws, launch, folder, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"x")
     verbs = {
-        ("upload", folder, "s3://bucket/x"): ["list_objects_v2", *["upload_file"] * 3],
+        ("upload", "--no-check", folder, "s3://bucket/x"): ["list_objects_v2", *["put_object"] * 3],
         TRAIN: ["create_training_job"],
         DEPLOY: ["create_model", "create_endpoint_config", "create_endpoint"],
         ("deploy", "--role", ROLE, "--job", "j", "--image", IMAGE): [
