@@ -62,12 +62,15 @@ class Inference:
     def result(self, output: "Future[Any]") -> Any:
         """What the model made of it. Raises RequestError 504 or 507, or what the model raised."""
         left = max(0.0, self._end - time.monotonic())
-        if not concurrent.futures.wait([output], timeout=left).done:
+        try:
+            error = output.exception(timeout=left)
+        except concurrent.futures.TimeoutError:
             output.cancel()  # if it still waits, the model is spared the work
             if self._batcher.running_seconds > HANGS * self._timeout_seconds:
                 self._health.prediction_hangs(self._batcher.running_seconds)
-            raise RequestError(504, f"no answer within {self._timeout_seconds} s (REQUEST_TIMEOUT_SECONDS)")
-        error = output.exception()
+            raise RequestError(
+                504, f"no answer within {self._timeout_seconds} s (REQUEST_TIMEOUT_SECONDS)"
+            ) from None
         if error is not None:
             if is_out_of_memory(error):
                 raise RequestError(507, "not enough memory for this input") from error  # the model is well
