@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "model_api": (set(), set()),
     "training": ({"model_api", "logs", "metrics"}, set()),
     "serving": ({"model_api", "logs", "metrics"}, {"flask", "gunicorn", "prometheus_client", "werkzeug"}),
-    "metrics": (set(), {"pynvml"}),
+    "metrics": (set(), {"pynvml", "boto3", "botocore"}),
     "surface_normals": (set(), {"numpy", "PIL", "safetensors", "torch", "onnxruntime"}),
     "surface_normals.training": (
         {"surface_normals"},

@@ -80,6 +80,7 @@ def test_every_training_variable_is_there_with_its_default(tmp_path):
         "GPU_METRICS": "on" if environment.gpu_metrics else "off",
         "METRICS_PROJECT": environment.metrics_project,
         "METRICS_LEVEL": environment.metrics_level,
+        "METRICS_SINK": environment.metrics_sink,
         "SAGEMAKER_BASE_DIR": "/opt/ml",
     }
     section = README.partition("## Settings when training")[2].partition("\n## ")[0]

@@ -77,6 +77,8 @@ def on_starting(server: Any) -> None:
             level=_settings.metrics_level,
             work_address=_work_address,
             usd_per_hour=_settings.instance_usd_per_hour,
+            sink=_settings.metrics_sink,
+            region=_settings.region,
         )
 
 

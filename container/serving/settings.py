@@ -11,6 +11,7 @@ from typing import Any
 
 import model_api
 from metrics.cloudwatch import LEVELS
+from metrics.sinks import SINKS
 
 MEBIBYTE = 2**20
 BATCH_TIMEOUT_SECONDS = 3600
@@ -250,6 +251,20 @@ class Settings:
             "METRICS_LEVEL",
             one_of(LEVELS),
             "series of the project alone (`fleet`), also of each host (`host`), or of each GPU (`gpu`)",
+        ),
+    )
+    metrics_sink: str = field(
+        default="emf",
+        metadata=variable(
+            "METRICS_SINK",
+            one_of(SINKS),
+            "where they go: lines of the log (`emf`), calls of CloudWatch (`putmetricdata`), nowhere (`off`)",
+        ),
+    )
+    region: str | None = field(
+        default=None,
+        metadata=variable(
+            "AWS_REGION", str, "whose CloudWatch `putmetricdata` calls", also=("AWS_DEFAULT_REGION",)
         ),
     )
     endpoint_name: str | None = field(
