@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import driver
 import model_api
 from metrics.cloudwatch import LEVELS
 
@@ -296,4 +297,5 @@ def gunicorn_environment(run_directory: Path) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": path,
         "PROMETHEUS_MULTIPROC_DIR": str(run_directory),
+        **driver.bridge(os.environ.get("LD_LIBRARY_PATH")),
     }

@@ -70,20 +70,26 @@ def test_the_same_inputs_give_the_same_layers(checkout, engine, role):
     assert second.attrs["RootFS"]["Layers"] == first.attrs["RootFS"]["Layers"]
 
 
-def test_the_flavour_chooses_the_lock_and_is_written_on_the_image(checkout, engine):
-    for flavor in ("cu128", "cu130"):
-        lock = checkout.root / f"container/requirements/serve-{flavor}.lock"
-        toolkit = "nvidia-cuda-runtime-cu12==12.8.90" if flavor == "cu128" else "nvidia-cuda-runtime==13.0.96"
-        lock.write_text(f"{lock.read_text()}# {flavor}\n")
-        # Versions alone, of packages that are for other machines: pip passes them over.
-        elsewhere = f"{toolkit} ; sys_platform == 'win32' --hash=sha256:{'0' * 64}\n"
-        torch = f"torch==2.99.{flavor[2:]} ; sys_platform == 'win32' --hash=sha256:{'0' * 64}\n"
-        lock.write_text(f"{lock.read_text()}{elsewhere}{torch}")
+@pytest.mark.parametrize(
+    ("words", "flavor", "runtime", "version"),
+    [
+        ((), "cu128", "nvidia-cuda-runtime-cu12==12.8.90", "12.8"),
+        (("CUDA=13",), "cu130", "nvidia-cuda-runtime==13.0.96", "13.0"),
+    ],
+)
+def test_cuda_chooses_the_lock_and_is_written_on_the_image(checkout, engine, words, flavor, runtime, version):
+    lock = checkout.root / f"container/requirements/serve-{flavor}.lock"
+    # For another system, so that pip passes them over.
+    elsewhere = f" ; sys_platform == 'win32' --hash=sha256:{'0' * 64}\n"
+    lock.write_text(f"{lock.read_text()}{runtime}{elsewhere}torch==2.99.1{elsewhere}")
 
-    labels = checkout.build(engine, "serve", "CUDA=13").labels
-    assert labels["flavor"] == "cu130"
-    assert labels["cuda.version"] == "13.0"
-    assert labels["torch.version"] == "2.99.130"
+    labels = checkout.build(engine, "serve", *words).labels
+
+    assert [labels[name] for name in ("flavor", "cuda.version", "torch.version")] == [
+        flavor,
+        version,
+        "2.99.1",
+    ]
     bill = json.loads((checkout.root / "serve.cdx.json").read_text())
     listed = {part["name"] for part in bill["components"] if part["purl"].startswith("pkg:pypi/")}
     assert {name.lower() for name in listed} == set(SMALL)
