@@ -35,8 +35,7 @@ OPT_ML := $(LOCAL_DIR)/opt/ml
 export PROJECT DOCKER MODEL_PACKAGE CUDA BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IMAGE_FILE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock sample-data build build-train build-serve \
-	image-report train-local serve-local invoke-local push bench-training bench-serving clean
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*## .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -81,6 +80,9 @@ build-serve: ## build PROJECT-serve:local
 image-report: $(INSTALLED) ## layers and the largest folders of both images
 	@$(RUN) scripts/image_report.py --docker '$(DOCKER)' $(PROJECT)-train:local $(PROJECT)-serve:local
 
+pin-base: $(INSTALLED) ## write the digests of the base images into the Dockerfiles, from their registry
+	@$(RUN) scripts/pin_base.py --docker '$(DOCKER)'
+
 # A first run has no data: it gets the sample data.
 train-local: build-train $(if $(wildcard $(OPT_ML)/input/data/train/*),,sample-data) ## train in the image, on LOCAL_DIR/opt/ml
 	@scripts/run_local.sh train
@@ -101,6 +103,9 @@ bench-training: $(INSTALLED) ## speed of reading and of a training step, each be
 
 bench-serving: $(INSTALLED) ## speed of serving beside its limit and LitServe: .bench/serving.md, .png
 	@$(RUN) scripts/benchmark_serving.py
+
+bench-start: $(INSTALLED) ## seconds from `docker run` to the first answer of the serving image, and where they go
+	@$(RUN) scripts/benchmark_start.py --docker '$(DOCKER)' $(PROJECT)-serve:local $(OPT_ML)/model
 
 clean: ## remove the environment, the demo and the caches; your LOCAL_DIR stays
 	rm -rf $(VENV) .demo .bench .pytest_cache .mypy_cache .ruff_cache

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import driver
 import model_api
 from metrics.cloudwatch import LEVELS
 from metrics.sinks import SINKS
@@ -352,4 +353,5 @@ def gunicorn_environment(run_directory: Path, threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": path,
         "PROMETHEUS_MULTIPROC_DIR": str(run_directory),
+        **driver.bridge(os.environ.get("LD_LIBRARY_PATH")),
     }
