@@ -26,7 +26,7 @@ from launching.limits import check_limits
 
 VERBS = (
     *("upload", "download", "train", "tune", "deploy", "update", "shift", "transform", "invoke"),
-    *("register", "status", "logs", "stop", "delete", "cost"),
+    *("process", "register", "pipeline", "status", "logs", "stop", "delete", "cost", "policy"),
 )
 
 

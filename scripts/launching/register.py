@@ -45,18 +45,16 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
     group = options.group = options.group or options.project
     model_data = placeholder(options.job)
     metrics = f"s3://(beside the model of {options.job})/evaluation.json"
-    package = {
-        "ModelPackageGroupName": group,
-        "ModelPackageDescription": options.description or f"training job {options.job}",
-        "ModelApprovalStatus": APPROVALS[options.approval],
-        "InferenceSpecification": specification(
-            read_image("serve", options.image), model_data, assignments(options.environment, "--environment")
-        ),
-        "ModelMetrics": {
-            "ModelQuality": {"Statistics": {"ContentType": "application/json", "S3Uri": metrics}}
-        },
-        "CustomerMetadataProperties": {"training_job": options.job},
-    }
+    request = package(
+        group=group,
+        image=read_image("serve", options.image),
+        model_data=model_data,
+        metrics=metrics,
+        approval=options.approval,
+        description=options.description or f"training job {options.job}",
+        environment=assignments(options.environment, "--environment"),
+    )
+    request["CustomerMetadataProperties"] = {"training_job": options.job}
     return [
         Call("sagemaker", "describe_training_job", {"TrainingJobName": options.job}),
         Call(
@@ -69,26 +67,43 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
             "put_object",
             {"Bucket": "(of the model)", "Key": "(evaluation.json beside it)", "Body": b""},
         ),
-        Call("sagemaker", "create_model_package", package),
+        Call("sagemaker", "create_model_package", request),
     ]
 
 
-def specification(image: str, model_data: str, environment: dict[str, str]) -> dict[str, Any]:
-    """What the registry, `deploy` and the pipeline need to know of the model."""
+def package(
+    *,
+    group: str,
+    image: str,
+    model_data: str,
+    metrics: str,
+    approval: str,
+    description: str,
+    environment: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """What the registry, and whoever deploys from it, need to know of a model."""
     container: dict[str, Any] = {"Image": image, "ModelDataUrl": model_data}
     if environment:
         container["Environment"] = environment
     return {
-        "Containers": [container],
-        "SupportedContentTypes": CONTENT_TYPES,
-        "SupportedResponseMIMETypes": RESPONSE_TYPES,
-        "SupportedRealtimeInferenceInstanceTypes": REALTIME_TYPES,
-        "SupportedTransformInstanceTypes": TRANSFORM_TYPES,
+        "ModelPackageGroupName": group,
+        "ModelPackageDescription": description,
+        "ModelApprovalStatus": APPROVALS[approval],
+        "InferenceSpecification": {
+            "Containers": [container],
+            "SupportedContentTypes": CONTENT_TYPES,
+            "SupportedResponseMIMETypes": RESPONSE_TYPES,
+            "SupportedRealtimeInferenceInstanceTypes": REALTIME_TYPES,
+            "SupportedTransformInstanceTypes": TRANSFORM_TYPES,
+        },
+        "ModelMetrics": {
+            "ModelQuality": {"Statistics": {"ContentType": "application/json", "S3Uri": metrics}}
+        },
     }
 
 
 def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
-    look, group, put, package = calls
+    look, group, put, register = calls
     answer = aws(look)
     model_data = model_of(options.job, answer)
     metrics = {row["MetricName"]: float(row["Value"]) for row in answer.get("FinalMetricDataList", [])}
@@ -97,20 +112,20 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     body = json.dumps(
         {"regression_metrics": {name: {"value": value} for name, value in metrics.items()}}, indent=2
     )
-    _make_group(group, aws)
+    make_group(group, aws)
     aws(Call(put.client, put.method, {"Bucket": bucket, "Key": key, "Body": body.encode()}))
-    arguments = package.arguments
+    arguments = register.arguments
     arguments["InferenceSpecification"]["Containers"][0]["ModelDataUrl"] = model_data
     arguments["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"] = f"s3://{bucket}/{key}"
     numbers = dict(list(metrics.items())[: MAXIMUM_METADATA_ENTRIES - 1])
     arguments["CustomerMetadataProperties"] |= {name: f"{value:g}" for name, value in numbers.items()}
-    arn = aws(package)["ModelPackageArn"]
+    arn = aws(register)["ModelPackageArn"]
     print(
         f"{arn}: {APPROVALS[options.approval]}\nnext, when it is approved: launch.py deploy --package {options.group}"
     )
 
 
-def _make_group(call: Call, aws: Aws) -> None:
+def make_group(call: Call, aws: Aws) -> None:
     try:
         aws(call)
     except ClientError as error:

@@ -59,7 +59,10 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
         raise LaunchError(f"--parallel {options.parallel}: from 1 to --trials {options.trials}")
     if options.best and not options.wait:
         raise LaunchError("--best: the search must have ended, so not with --no-wait")
+    if options.checkpoint:
+        raise LaunchError("--checkpoint: the trials would go on from each other's checkpoints")
     definition = train.job(options, name)
+    definition.pop("CheckpointConfig", None)  # with --spot an interrupted trial begins anew
     ranges = read_ranges(options.range or DEFAULT_SPACE)
     check_ranges(ranges, definition["HyperParameters"], options)
     definition["StaticHyperParameters"] = definition.pop("HyperParameters")
