@@ -9,10 +9,11 @@ as a SageMaker Processing job (`launch.py process evaluate`).
 import argparse
 import csv
 import json
+import shutil
 import sys
 import tarfile
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "container"))
 
@@ -36,7 +37,7 @@ def main() -> None:
             model = predictor.load(folder_of(arguments.model, Path(unpacked)))
             evaluation = evaluate(model, PictureDataset("data", arguments.data))
     except (OSError, ValueError, tarfile.TarError) as error:
-        sys.exit(f"evaluate: {error}")
+        sys.exit(f"evaluate: {arguments.model}: {' '.join(str(error).split())}")
     assert evaluation is not None, "nobody stops it"
     write(evaluation, arguments.out)
     for name, value in evaluation.metrics().items():
@@ -44,12 +45,24 @@ def main() -> None:
 
 
 def folder_of(model: Path, unpacked: Path) -> Path:
-    """The folder with the model's files; an archive is unpacked, and may hold nothing but files inside it."""
+    """The folder with the model's files; of an archive only files are unpacked. Raises ValueError for a way out of it.
+
+    Not every Python from 3.10 on has tarfile's own filter for that.
+    """
     archive = model / ARCHIVE if (model / ARCHIVE).is_file() else model
     if not archive.is_file():
         return model
     with tarfile.open(archive) as tar:
-        tar.extractall(unpacked, filter="data")
+        for member in tar:
+            name = PurePosixPath(member.name)
+            if name.is_absolute() or ".." in name.parts:
+                raise ValueError(f"the archive has a file {member.name!r} outside itself")
+            source = tar.extractfile(member) if member.isfile() else None
+            if source is not None:
+                path = unpacked / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as file:
+                    shutil.copyfileobj(source, file)
     return unpacked
 
 
