@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 
+from launch import VERBS
 from metrics.catalogue import METRICS
 from metrics.cloudwatch import NAMESPACE
 from serving.settings import Settings
@@ -218,3 +219,10 @@ def test_the_launch_commands_of_the_readme_are_accepted(verb, tmp_path):
             (tmp_path / "photo.jpg").write_bytes(b"x")
         result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, result.stderr
+
+
+def test_every_verb_of_launch_is_in_its_table():
+    section = README.partition("## On SageMaker")[2].partition("\n## ")[0]
+    rows = [row for row in section.splitlines() if row.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`([a-z]+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(VERBS)

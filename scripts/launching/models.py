@@ -34,7 +34,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="a serving setting; may be repeated",
     )
-    add("--image", metavar="URI", help="default: what serve.digest says (--serverless: serve-cpu.digest)")
+    add("--image", metavar="URI", help="default: what serve.digest says")
     add(
         "--cuda",
         choices=tuple(INFERENCE_AMI),
@@ -95,8 +95,7 @@ def create_model(
     if source.startswith(PACKAGE):  # it brings its own image
         container["ModelPackageName"] = placeholder(source)
     else:
-        role = "serve-cpu" if getattr(options, "serverless", False) else "serve"
-        container["Image"] = read_image(role, options.image)
+        container["Image"] = read_image("serve", options.image)
         container["ModelDataUrl"] = source if source.startswith("s3://") else placeholder(source)
     request: dict[str, Any] = {
         "ModelName": name,
