@@ -1,6 +1,5 @@
 """The training image as SageMaker starts it for a Processing job: another entrypoint, a script from S3, folders."""
 
-import csv
 import json
 import tarfile
 from pathlib import Path
@@ -64,7 +63,7 @@ def test_a_model_is_measured(process, job):
     assert ended.exit_code == 0, ended.stderr
     report = json.loads((job["output"] / "evaluation.json").read_text())
     assert 0 < report["regression_metrics"]["mean_angular_error"]["value"] < 120
-    assert len([*csv.DictReader((job["output"] / "per_image.csv").open())]) == 2
+    assert len((job["output"] / "per_image.csv").read_text().splitlines()) == 1 + 2
 
 
 def test_a_data_set_is_checked(process, job):
