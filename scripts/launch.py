@@ -25,8 +25,8 @@ from launching.cures import cure
 from launching.limits import check_limits
 
 VERBS = (
-    *("upload", "download", "train", "deploy", "transform", "invoke"),
-    *("status", "logs", "stop", "delete", "cost"),
+    *("upload", "download", "train", "tune", "deploy", "update", "shift", "transform", "invoke"),
+    *("process", "register", "pipeline", "status", "logs", "stop", "delete", "cost", "policy"),
 )
 
 

@@ -109,6 +109,54 @@ class Place:
     count: int
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """What a job outside SageMaker is told, where nobody writes configuration files or copies to and from S3."""
+
+    hyperparameters: Mapping[str, Any]
+    channels: Mapping[str, str]
+    """Name to s3://BUCKET/PREFIX."""
+    output: str | None
+    """s3://BUCKET/PREFIX that the model and the other results go to."""
+    checkpoints: str | None
+    """s3://BUCKET/PREFIX that checkpoints come from and go to."""
+    num_nodes: int
+    node_index: int
+    main_node_address: str | None
+    """None on the main node itself, which is told no address."""
+
+
+def read_elsewhere(environ: Mapping[str, str] = os.environ) -> Elsewhere:
+    """Raises ValueError naming the variable that is wrong."""
+    places = {name: environ.get(name) or None for name in ("S3_OUTPUT", "S3_CHECKPOINTS")}
+    channels = _object(environ, "S3_CHANNELS")
+    for name, place in [*places.items(), *((f"S3_CHANNELS {name}", uri) for name, uri in channels.items())]:
+        if place is not None and not re.fullmatch(r"s3://[^/]+(/.*)?", str(place)):
+            raise ValueError(f"{name} must be of the form s3://BUCKET/PREFIX, not {place!r}")
+    main_index = environ.get("AWS_BATCH_JOB_MAIN_NODE_INDEX", "0")
+    if main_index != "0":
+        raise ValueError(f"AWS_BATCH_JOB_MAIN_NODE_INDEX is {main_index}: the main node must be node 0")
+    return Elsewhere(
+        hyperparameters=_object(environ, "HYPERPARAMETERS"),
+        channels=channels,
+        output=places["S3_OUTPUT"],
+        checkpoints=places["S3_CHECKPOINTS"],
+        num_nodes=int(environ.get("AWS_BATCH_JOB_NUM_NODES") or 1),
+        node_index=int(environ.get("AWS_BATCH_JOB_NODE_INDEX") or 0),
+        main_node_address=environ.get("AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS") or None,
+    )
+
+
+def _object(environ: Mapping[str, str], name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(environ.get(name) or "{}")
+    except ValueError as error:
+        raise ValueError(f"{name} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a JSON object, not {value!r}")
+    return value
+
+
 def read_tree(environ: Mapping[str, str] = os.environ) -> Tree:
     """The tree's place: SAGEMAKER_BASE_DIR, else /opt/ml."""
     return Tree(Path(environ.get("SAGEMAKER_BASE_DIR") or "/opt/ml").absolute())

@@ -99,7 +99,7 @@ def is_missing(error: ClientError) -> bool:
 
 
 def read_image(role: str, given: str | None) -> str:
-    """`given`, else the image that `make push` put there last. `role`: train or serve, or serve-cpu."""
+    """`given`, else the image that `make push` put there last. `role`: train or serve."""
     path = ROOT / f"{role}.digest"
     if given:
         return given

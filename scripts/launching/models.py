@@ -4,6 +4,7 @@ import argparse
 import re
 from typing import Any
 
+from launching import registry
 from launching.calls import Aws, Call, LaunchError, read_image
 from launching.request import assignments, tags, vpc
 
@@ -19,6 +20,7 @@ def add_source(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
     source = parser.add_mutually_exclusive_group(required=required)
     source.add_argument("--job", metavar="NAME", help="the model of this training job")
     source.add_argument("--model-data", metavar="S3_URI", help="this model.tar.gz")
+    source.add_argument("--package", metavar="GROUP", help="the newest approved model of this registry group")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +34,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="a serving setting; may be repeated",
     )
-    add("--image", metavar="URI", help="default: what serve.digest says (--serverless: serve-cpu.digest)")
+    add("--image", metavar="URI", help="default: what serve.digest says")
     add(
         "--cuda",
         choices=tuple(INFERENCE_AMI),
@@ -58,14 +60,25 @@ def host_ami(instance_type: str, cuda: str = "12") -> str | None:
     return CUDA_13_AMI if re.match(r"ml\.(g7|p6)", instance_type) else INFERENCE_AMI[cuda]
 
 
-def look_at(source: str) -> list[Call]:
-    """With a training job as the source the look at where its model is; with s3://.../model.tar.gz nothing.
+PACKAGE = "package "
+"""Before a registry group's name, where a source of a model may be of several kinds."""
 
-    Raises LaunchError for what is neither.
+
+def given_source(options: argparse.Namespace) -> str | None:
+    """The one that the options name: a training job, an s3://.../model.tar.gz, or a registry group."""
+    return options.job or options.model_data or (PACKAGE + options.package if options.package else None)
+
+
+def look_at(source: str) -> list[Call]:
+    """The look that tells where the model is; for an s3://.../model.tar.gz none.
+
+    Raises LaunchError for what is no source.
     """
+    if source.startswith(PACKAGE):
+        return [registry.approved(source.removeprefix(PACKAGE))]
     if re.fullmatch(r"s3://[^/]+/.+\.tar\.gz", source):
         return []
-    if source.startswith("s3://") or "/" in source:
+    if "/" in source:
         raise LaunchError(f"--model-data {source!r} is not an s3://.../model.tar.gz")
     return [Call("sagemaker", "describe_training_job", {"TrainingJobName": source})]
 
@@ -73,44 +86,52 @@ def look_at(source: str) -> list[Call]:
 def create_model(
     options: argparse.Namespace, name: str, source: str, environment: dict[str, str], owner: str
 ) -> Call:
-    """A Model of `name` that serves `source`, a training job or an s3://.../model.tar.gz; `owner` launched it."""
-    container = {
-        "Image": read_image("serve-cpu" if getattr(options, "serverless", False) else "serve", options.image),
-        "ModelDataUrl": source if source.startswith("s3://") else placeholder(source),
+    """A Model of `name` that serves `source`; `owner` is the name that was launched."""
+    container: dict[str, Any] = {
         "Environment": {"METRICS_PROJECT": options.project}
         | environment
-        | assignments(options.environment, "--environment"),
+        | assignments(options.environment, "--environment")
     }
+    if source.startswith(PACKAGE):  # it brings its own image
+        container["ModelPackageName"] = placeholder(source)
+    else:
+        container["Image"] = read_image("serve", options.image)
+        container["ModelDataUrl"] = source if source.startswith("s3://") else placeholder(source)
     request: dict[str, Any] = {
         "ModelName": name,
         "ExecutionRoleArn": options.role,
         "PrimaryContainer": container,
         "Tags": tags(options, owner),
+        **vpc(options),
     }
-    if hasattr(options, "subnet"):
-        request |= vpc(options)
-        if options.network_isolation:
-            request["EnableNetworkIsolation"] = True
+    if options.network_isolation:
+        request["EnableNetworkIsolation"] = True
     return Call("sagemaker", "create_model", request)
 
 
-def placeholder(job: str) -> str:
-    """Stands in a dry run for what only the look at the job tells."""
-    return f"s3://(ModelArtifacts.S3ModelArtifacts of {job})"
+def placeholder(source: str) -> str:
+    """Stands in a dry run for what only the look tells."""
+    if source.startswith(PACKAGE):
+        return f"newest-approved-of-{source.removeprefix(PACKAGE)}"[:63]
+    return f"s3://(ModelArtifacts.S3ModelArtifacts of {source})"
 
 
 def fill_in(calls: list[Call], aws: Aws) -> list[Call]:
-    """Make the looks at training jobs, put what they tell into the other calls, and return those."""
+    """Make the looks, put what they tell into the other calls, and return those."""
     found = {}
     for call in calls:
         if call.method == "describe_training_job":
             job = call.arguments["TrainingJobName"]
             found[placeholder(job)] = model_of(job, aws(call))
-    rest = [call for call in calls if call.method != "describe_training_job"]
+        elif call.method == "list_model_packages":
+            group = call.arguments["ModelPackageGroupName"]
+            found[placeholder(PACKAGE + group)] = registry.newest(call, aws)
+    rest = [call for call in calls if call.method not in ("describe_training_job", "list_model_packages")]
     for call in rest:
         if call.method == "create_model":
             container = call.arguments["PrimaryContainer"]
-            container["ModelDataUrl"] = found.get(container["ModelDataUrl"], container["ModelDataUrl"])
+            key = "ModelDataUrl" if "ModelDataUrl" in container else "ModelPackageName"
+            container[key] = found.get(container[key], container[key])
     return rest
 
 

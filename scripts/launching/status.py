@@ -32,8 +32,7 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
         return
     for kind, answer in find(options.name, aws):
         if options.wait and answer[kind.status_key] in kind.underway:
-            follow(kind, options.name, options, aws)
-            continue
+            answer = follow(kind, options.name, options, aws)
         print(f"{kind.title} {options.name} is {answer[kind.status_key]}")
         if answer[kind.status_key] in ("Failed", "OutOfService", "UpdateRollbackFailed"):
             print(post_mortem(kind, options.name, answer, aws))

@@ -7,7 +7,16 @@ from typing import Any
 from launching.calls import Aws, Call, LaunchError, default_name
 from launching.deploy import make_all_or_nothing
 from launching.kinds import TRANSFORM
-from launching.models import TRANSFORM_AMI, add_model, add_source, create_model, fill_in, is_gpu, look_at
+from launching.models import (
+    TRANSFORM_AMI,
+    add_model,
+    add_source,
+    create_model,
+    fill_in,
+    given_source,
+    is_gpu,
+    look_at,
+)
 from launching.request import add_network, add_tags, at_least_one, folder_uri, tags
 from launching.watch import add_wait, follow, say
 
@@ -42,7 +51,7 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
     """A model, then the job."""
     name = options.name = options.name or default_name(options.project)
     _check(options)
-    source = options.job or options.model_data
+    source = given_source(options)
     resources: dict[str, Any] = {
         "InstanceType": options.instance_type,
         "InstanceCount": options.instance_count,

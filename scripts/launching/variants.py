@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launching.calls import Call, LaunchError
-from launching.models import create_model, host_ami, look_at
+from launching.models import create_model, given_source, host_ami, look_at
 from launching.request import assignment, at_least_one, tags
 
 VARIANT = "AllTraffic"
@@ -70,9 +70,11 @@ def add_variants(parser: argparse.ArgumentParser) -> None:
 
 def read_variants(options: argparse.Namespace) -> list[Variant]:
     """What to serve. Raises LaunchError where it contradicts itself."""
-    source = options.job or options.model_data
+    source = given_source(options)
     if bool(source) == bool(options.variant):
-        raise LaunchError("give either --job or --model-data, or --variant for each of several models")
+        raise LaunchError(
+            "give either --job, --model-data or --package, or --variant for each of several models"
+        )
     variants = [Variant(VARIANT, source)] if source else []
     for text in options.variant:
         name, value = assignment(text, "--variant")

@@ -79,10 +79,12 @@ class Recorder(BaseHTTPRequestHandler):
         if isinstance(laid_over, bytes):
             self.answer(200, {"Content-Type": "image/png"}, laid_over)
             return
+        if "raw" in laid_over:
+            self.answer(200, {"Content-Type": laid_over["type"]}, laid_over["raw"])
+            return
         if "status" in laid_over:
-            self.answer(
-                laid_over["status"], {"Content-Type": "application/json"}, json.dumps(laid_over).encode()
-            )
+            headers = {"Content-Type": "application/json"} | laid_over.get("headers", {})
+            self.answer(laid_over["status"], headers, json.dumps(laid_over).encode())
             return
         headers = {name: value for name, value in self.headers.items() if name != "Expect"}
         real = requests.request(
@@ -114,7 +116,8 @@ class Aws:
     """AWS as the scripts see it.
 
     `answers`: operation -> what its next requests get, one each: members to lay over moto's JSON; with a
-    `status`, which is HTTP's, or as bytes, moto is not asked; None hangs up. `rewrites`: text -> text, in every answer.
+    `status`, which is HTTP's (and perhaps `headers`), as bytes, or as `raw` bytes of a `type`, moto is not asked;
+    None hangs up. `rewrites`: text -> text, in every answer.
     """
 
     def __init__(self, moto_url):

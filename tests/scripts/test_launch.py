@@ -31,85 +31,6 @@ def one_line(result):
     return line
 
 
-# upload
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for name in (
-        "train/images/a.jpg",
-        "train/normals/a.png",
-        "dataset.json",
-        ".git/config",
-        "train/.DS_Store",
-    ):
-        path = tmp_path / "data" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-    return tmp_path / "data"
-
-
-def test_upload_keeps_the_folders_and_sends_a_file_once(aws, launch, folder):
-    s3 = aws.client("s3")
-    s3.create_bucket(Bucket="bucket")
-
-    first = launch("upload", "--no-check", folder, "s3://bucket/some/prefix/")
-    assert first.returncode == 0, first.stderr
-    assert "3 files" in first.stdout
-    keys = {item["Key"] for item in s3.list_objects_v2(Bucket="bucket")["Contents"]}
-    assert keys == {
-        f"some/prefix/{name}" for name in ("train/images/a.jpg", "train/normals/a.png", "dataset.json")
-    }
-    body = s3.get_object(Bucket="bucket", Key="some/prefix/train/images/a.jpg")["Body"].read()
-    assert body == b"train/images/a.jpg"
-
-    (folder / "dataset.json").write_bytes(b"longer than before")
-    aws.requests.clear()
-    second = launch("upload", "--no-check", folder, "s3://bucket/some/prefix")
-    assert "1 files" in second.stdout
-    assert "2 were there already" in second.stdout
-    assert sum(operation.startswith("PUT") for operation in aws.operations) == 1
-
-
-def test_upload_looks_through_every_page_of_what_is_there(aws, launch, tmp_path):
-    s3 = aws.client("s3")
-    s3.create_bucket(Bucket="bucket")
-    (tmp_path / "many").mkdir()
-    for number in range(8):  # the stand-in lists 3 at once
-        (tmp_path / "many" / str(number)).write_bytes(b"x")
-        s3.put_object(Bucket="bucket", Key=f"many/{number}", Body=b"x")
-    assert "8 were there already" in launch("upload", tmp_path / "many", "s3://bucket/many").stdout
-
-
-@pytest.mark.parametrize(
-    ("target", "said"),
-    [
-        ("bucket/prefix", "s3://BUCKET/PREFIX"),
-        ("s3://Bucket_1/x", "s3://BUCKET/PREFIX"),
-        ("s3://bucket/" + "k" * 1020, "1024"),
-    ],
-)
-def test_upload_refuses_a_bad_target_before_any_call(aws, refused, folder, target, said):
-    assert said in refused("upload", folder, target)
-    assert aws.requests == []
-
-
-def test_upload_refuses_a_folder_that_is_not_there_or_holds_nothing_or_would_lose_files(
-    aws, refused, tmp_path
-):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "linked").mkdir()
-    (tmp_path / "linked" / "images").symlink_to(tmp_path / "empty")
-    assert "is not a folder" in refused("upload", tmp_path / "missing", "s3://bucket/x")
-    assert "no files in" in refused("upload", tmp_path / "empty", "s3://bucket/x")
-    assert "linked/images is a link" in refused("upload", tmp_path / "linked", "s3://bucket/x")
-    assert aws.requests == []
-
-
-def test_upload_to_a_missing_bucket_names_the_reason(refused, folder):
-    assert "NoSuchBucket" in refused("upload", "--no-check", folder, "s3://nowhere/x")
-
-
 # train
 
 
@@ -245,6 +166,14 @@ def test_train_refuses_what_aws_would_refuse_before_any_call(aws, refused, argum
 
 
 # every verb
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in "abc":
+        (tmp_path / "data" / name).write_text(name)
+    return tmp_path / "data"
 
 
 def test_dry_run_prints_the_calls_and_makes_none(aws, launch, folder, tmp_path):

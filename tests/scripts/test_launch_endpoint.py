@@ -147,62 +147,6 @@ def test_deploy_refuses_what_aws_would_refuse_before_any_call(aws, refused, argu
     assert aws.requests == []
 
 
-def test_invoke_writes_the_answer_where_it_was_called(aws, launch, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "photo.jpg").write_bytes(b"\xff\xd8 a picture")
-    aws.answers["POST /endpoints/normals/invocations"] = [b"\x89PNG lilac"]
-    answer = launch("invoke", "--endpoint", "normals", tmp_path / "pictures/photo.jpg")
-    assert answer.returncode == 0, answer.stderr
-    assert (tmp_path / "photo-normals.png").read_bytes() == b"\x89PNG lilac"
-    assert answer.stdout == "photo-normals.png: image/png, 10 bytes\n"
-    assert aws.requests == [("POST /endpoints/normals/invocations", b"\xff\xd8 a picture")]
-
-
-def test_invoke_asks_for_what_the_output_file_is(launch, tmp_path):
-    (tmp_path / "photo.webp").write_bytes(b"a picture")
-    [call] = json.loads(
-        launch("invoke", "--endpoint", "e", tmp_path / "photo.webp", "--output", "n.npy", "--dry-run").stdout
-    )
-    assert call == {
-        "client": "sagemaker-runtime",
-        "method": "invoke_endpoint",
-        "arguments": {
-            "EndpointName": "e",
-            "ContentType": "image/webp",
-            "Accept": "application/x-npy",
-            "Body": "<9 bytes>",
-        },
-    }
-
-
-def test_invoke_shows_the_models_own_words(aws, refused, tmp_path):
-    (tmp_path / "photo.jpg").write_bytes(b"not a picture")
-    aws.answers["POST /endpoints/normals/invocations"] = [
-        {
-            "status": 424,
-            "__type": "ModelError",
-            "Message": "Received client error (400) from primary",
-            "OriginalStatusCode": 400,
-            "OriginalMessage": json.dumps({"error": "bad_request", "message": "not a JPEG, PNG or WebP"}),
-        }
-    ]
-    said = refused("invoke", "--endpoint", "normals", tmp_path / "photo.jpg")
-    assert said == "launch: the model answered 400: not a JPEG, PNG or WebP"
-    assert not (tmp_path / "photo-normals.png").exists()
-
-
-def test_invoke_refuses_before_any_call(aws, refused, tmp_path):
-    (tmp_path / "big.jpg").write_bytes(bytes(26 * 2**20))
-    (tmp_path / "photo.tif").write_bytes(b"x")
-    assert "an endpoint takes 25 MB" in refused("invoke", "--endpoint", "e", tmp_path / "big.jpg")
-    assert "--content-type" in refused("invoke", "--endpoint", "e", tmp_path / "photo.tif")
-    assert "No such file" in refused("invoke", "--endpoint", "e", tmp_path / "none.jpg")
-    assert "EndpointName" in refused(
-        "invoke", "--endpoint", "a_b", tmp_path / "photo.tif", "--content-type", "image/tiff"
-    )
-    assert aws.requests == []
-
-
 def test_delete_stops_at_a_refusal(aws, launch, refused):
     assert launch(*DEPLOY, "--name", "normals").returncode == 0
     aws.answers["DeleteEndpoint"] = [{"status": 400, "__type": "AccessDeniedException", "message": "not you"}]
