@@ -73,6 +73,7 @@ def alarms(watched: Watched, topic: str | None, queue_milliseconds: float) -> li
                 1,
                 "memory errors or remapped rows: replace the host",
             ),
+            alarm("GPU XID", "GpuXidErrors", "Sum", ">", 0, 1, 1, "the driver reports an error: see the log"),
             alarm("GPU lost", "GpuLost", "Maximum", ">", 0, 1, 1, "a GPU fell off the bus: replace the host"),
             alarm("GPU throttled", "GpuThrottledPercent", "Average", ">", 20, 5, 10, "heat or power brake"),
             alarm(
