@@ -32,7 +32,7 @@ export PROJECT DOCKER MODEL_PACKAGE BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IMAGE_F
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint lock sample-data build build-train build-serve \
-	train-local serve-local invoke-local push bench-training clean
+	train-local serve-local invoke-local push bench-training bench-metrics clean
 
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -90,6 +90,9 @@ push: $(INSTALLED) ## push both images to ECR or REGISTRY, and write their diges
 
 bench-training: $(INSTALLED) ## speed of reading and of a training step, each beside something else
 	@$(RUN) scripts/benchmark_training.py
+
+bench-metrics: $(INSTALLED) ## what the metrics cost a training step, a server and the processor
+	@$(RUN) scripts/benchmark_metrics.py
 
 clean: ## remove the environment, the demo and the caches; your LOCAL_DIR stays
 	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache
