@@ -107,6 +107,9 @@ bench-serving: $(INSTALLED) ## speed of serving beside its limit and LitServe: .
 bench-start: $(INSTALLED) ## seconds from `docker run` to the first answer of the serving image, and where they go
 	@$(RUN) scripts/benchmark_start.py --docker '$(DOCKER)' $(PROJECT)-serve:local $(OPT_ML)/model
 
+bench-metrics: $(INSTALLED) ## what the metrics cost a training step, a server and the processor
+	@$(RUN) scripts/benchmark_metrics.py
+
 clean: ## remove the environment, the demo and the caches; your LOCAL_DIR stays
 	rm -rf $(VENV) .demo .bench .pytest_cache .mypy_cache .ruff_cache
 	find container scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
