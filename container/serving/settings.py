@@ -17,6 +17,8 @@ from metrics.sinks import SINKS
 MEBIBYTE = 2**20
 BATCH_TIMEOUT_SECONDS = 3600
 """Batch transform's longest InvocationsTimeoutInSeconds: its own shorter one ends a request before us."""
+CPU_MAX_BATCH = 4
+"""On a CPU larger batches gain nothing: their buffers are so large that the kernel clears them anew each time."""
 
 
 class SettingError(ValueError):
@@ -153,7 +155,9 @@ class Settings:
     max_batch: int = field(
         default=8,
         metadata=variable(
-            "MAX_BATCH", whole_number(1, 1024), "most requests that go through the model together"
+            "MAX_BATCH",
+            whole_number(1, 1024),
+            "most requests that go through the model together; without a GPU 4 unless set",
         ),
     )
     max_queue: int = field(
@@ -308,6 +312,8 @@ def load_settings() -> Settings:
                 break
     if values.get("batch") and "request_timeout_seconds" not in values:
         values["request_timeout_seconds"] = BATCH_TIMEOUT_SECONDS
+    if "max_batch" not in values and not visible_gpus():
+        values["max_batch"] = CPU_MAX_BATCH
     return Settings(**values)
 
 
