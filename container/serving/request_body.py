@@ -22,13 +22,15 @@ from serving.settings import MEBIBYTE
 IN_MEMORY_BYTES = 8 * MEBIBYTE
 """Nearly every picture is smaller."""
 PIECE_BYTES = MEBIBYTE
+STALL_SECONDS = 10.0
+"""No byte for so long is no slow network: SageMaker hands on requests that it has whole."""
 DISCARD_SECONDS = 10.0
 """Enough for a gigabyte from the same host, where SageMaker's own proxy sends from."""
 
 
 def limit_stalls(request: Request, *, seconds: float) -> None:
-    """Let no read or write wait longer for the client: it would hold its thread for ever."""
-    request.environ["gunicorn.socket"].settimeout(seconds)
+    """Let no read or write wait longer for the client: it would hold its thread, and its place, for ever."""
+    request.environ["gunicorn.socket"].settimeout(min(seconds, STALL_SECONDS))
 
 
 def spool() -> IO[bytes]:
