@@ -20,6 +20,8 @@ PORT ?= 8080
 IMAGE_FILE ?=
 ## REGISTRY    where push goes; empty: ECR of your AWS account
 REGISTRY ?=
+## QUICK       not empty: chaos takes seconds for each of its experiments
+QUICK ?=
 ## AWS_REGION  of that ECR; empty: as your AWS profile says
 AWS_REGION ?=
 
@@ -32,7 +34,7 @@ export PROJECT DOCKER MODEL_PACKAGE BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IMAGE_F
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint lock sample-data build build-train build-serve \
-	train-local serve-local invoke-local push bench-training clean
+	train-local serve-local invoke-local push bench-training chaos clean
 
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -91,6 +93,9 @@ push: $(INSTALLED) ## push both images to ECR or REGISTRY, and write their diges
 bench-training: $(INSTALLED) ## speed of reading and of a training step, each beside something else
 	@$(RUN) scripts/benchmark_training.py
 
+chaos: $(INSTALLED) ## break a server in every way, and say what came of it; 11 minutes, QUICK=1 half a minute
+	@$(RUN) scripts/chaos.py $(if $(QUICK),--quick)
+
 clean: ## remove the environment, the demo and the caches; your LOCAL_DIR stays
-	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find container scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
