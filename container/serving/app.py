@@ -16,6 +16,7 @@ from serving.request_body import discard_body, limit_stalls
 from serving.request_log import log_request
 from serving.request_metrics import CONTENT_TYPE, RequestMetrics
 from serving.settings import load_settings, run_directory
+from serving.work_report import WorkReport
 
 REQUEST_ID_HEADER = "X-Amzn-SageMaker-Inference-Id"
 MAX_HEADER = 1024
@@ -26,8 +27,11 @@ LEAVE_SECONDS = 20.0
 """Then running requests may take so long: SageMaker kills 30 s after SIGTERM, Gunicorn after 25."""
 
 
-def create_app(*, workers: int) -> Flask:
-    """Start loading the model, and answer meanwhile. `workers`: how many processes like this one."""
+def create_app(*, workers: int, work_address: str | None = None) -> Flask:
+    """Start loading the model, and answer meanwhile. `workers`: how many processes like this one.
+
+    `work_address`: where the metrics agent hears of the requests.
+    """
     settings = load_settings()
     metrics = RequestMetrics(run_directory())
     health = Health(
@@ -37,6 +41,8 @@ def create_app(*, workers: int) -> Flask:
     model = ModelHost(settings, run_directory(), health, metrics)
     model.start()
     requests = Invocations(settings, model, gate, health, metrics)
+    work = WorkReport(metrics, work_address)
+    work.start()
 
     app = Flask("serving", static_folder=None)
     answer_in_json(app)
@@ -92,6 +98,7 @@ def create_app(*, workers: int) -> Flask:
         if model.loaded is not None:
             time.sleep(LAME_DUCK_SECONDS)
             gate.close(timeout_seconds=LEAVE_SECONDS)
+        work.send()
 
     app.extensions["drain"] = drain
     return app
