@@ -11,7 +11,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from launch_calls import Aws, Call, check_limits, say
+from launching.calls import Aws, Call
+from launching.limits import check_limits
+from launching.watch import say
 from metrics_queries import NAMESPACE, add_region, one_line_errors
 from watch_alarms import Watched, alarms
 
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ),
             *(Call("cloudwatch", "put_metric_alarm", alarm) for alarm in alarm_set),
         ]
-        check_limits(calls)
+        check_limits(calls, options.region)
         for call in calls:
             aws(call)
         say(f"dashboard {watched.name} with {len(alarm_set)} alarms")
