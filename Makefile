@@ -36,7 +36,7 @@ export PROJECT DOCKER MODEL_PACKAGE CUDA BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IM
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint lock sample-data build build-train build-serve \
-	image-report pin-base train-local serve-local invoke-local push bench-training bench-start clean
+	image-report pin-base train-local serve-local invoke-local push bench-training bench-serving bench-start clean
 
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -105,6 +105,9 @@ bench-training: $(INSTALLED) ## speed of reading and of a training step, each be
 bench-start: $(INSTALLED) ## seconds from `docker run` to the first answer of the serving image, and where they go
 	@$(RUN) scripts/benchmark_start.py --docker '$(DOCKER)' $(PROJECT)-serve:local $(OPT_ML)/model
 
+bench-serving: $(INSTALLED) ## speed of serving beside its limit and LitServe: .bench/serving.md, .png
+	@$(RUN) scripts/benchmark_serving.py
+
 clean: ## remove the environment, the demo and the caches; your LOCAL_DIR stays
-	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .demo .bench .pytest_cache .mypy_cache .ruff_cache
 	find container scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

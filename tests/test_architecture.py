@@ -24,8 +24,8 @@ MAY_IMPORT = {
         {"driver", "model_api", "logs", "metrics"},
         {"flask", "gunicorn", "prometheus_client", "werkzeug"},
     ),
-    "metrics": (set(), {"pynvml"}),
-    "surface_normals": (set(), {"numpy", "PIL", "safetensors", "torch"}),
+    "metrics": (set(), {"pynvml", "boto3", "botocore"}),
+    "surface_normals": (set(), {"numpy", "PIL", "safetensors", "torch", "onnxruntime"}),
     "surface_normals.training": (
         {"surface_normals"},
         {"numpy", "PIL", "safetensors", "torch", "matplotlib", "onnxruntime", "webdataset"},

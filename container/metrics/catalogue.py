@@ -25,12 +25,25 @@ METRICS: Mapping[str, Metric] = {
     "GpuIdlePercent": Metric("Percent", "share of the GPUs' time with utilisation below 5 %"),
     "GpuUtilizationSpread": Metric("Percent", "the busiest GPU's mean utilisation minus the idlest one's"),
     "GpuEnergyJoules": Metric("None", "energy of all GPUs in the minute"),
+    "WastedUsd": Metric("None", "price of that idle time, where `INSTANCE_USD_PER_HOUR` tells it"),
+    "CostPer1000": Metric("None", "US dollars for 1,000 images trained on or requests answered, likewise"),
     # Of the training.
     "SamplesPerSecond": Metric(
         "Count/Second", "`images_per_second` as the model reports it, of the whole job"
     ),
     "SamplesPerJoule": Metric("None", "this host's share of them for each joule of its GPUs"),
     "DataWaitPercent": Metric("Percent", "`data_wait_percent` as reported: share of time without data"),
+    # Of the server: sums of a minute, else each second's mean of each worker.
+    "Requests": Metric("Count", "requests to /invocations in the minute; 0 while the server only waits"),
+    "RequestErrors": Metric("Count", "of these, answered with a status of 500 or above"),
+    "RequestMilliseconds": Metric("Milliseconds", "from a request's arrival to its answer"),
+    "DecodeMilliseconds": Metric("Milliseconds", "decoding of a request"),
+    "QueueMilliseconds": Metric("Milliseconds", "wait of a decoded request for the model"),
+    "PredictMilliseconds": Metric("Milliseconds", "a batch's time in the model"),
+    "EncodeMilliseconds": Metric("Milliseconds", "encoding of an answer"),
+    "BatchSize": Metric("Count", "requests that went through the model together"),
+    "InFlightRequests": Metric("Count", "requests held by a worker, once a second"),
+    "GpuSecondsPerRequest": Metric("Seconds", "the models' time on their GPUs for each request"),
     # Of the agent.
     "DroppedWorkFigures": Metric("Count", "messages to the agent that found its queue full"),
 }

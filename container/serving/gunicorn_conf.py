@@ -4,6 +4,7 @@ Gunicorn reads this file once, in its master, which never loads torch: CUDA does
 """
 
 import os
+import secrets
 import shutil
 import tempfile
 from typing import Any
@@ -14,6 +15,7 @@ from prometheus_client import multiprocess
 
 import logs
 from metrics.agent_process import AgentProcess, start_agent
+from serving.capacity import Capacity
 from serving.failure import last_words
 from serving.gunicorn_worker import Worker
 from serving.health import forget_worker
@@ -40,8 +42,9 @@ class InheritingLogger(Logger):  # type: ignore[misc]
 
 
 bind = f"0.0.0.0:{_settings.port}"
-workers = _settings.workers or max(1, len(_gpus))
-wsgi_app = f"serving.app:create_app(workers={workers})"
+workers = Capacity.of(_settings).workers
+_work_address = f"serving-{secrets.token_hex(8)}" if _settings.gpu_metrics else None
+wsgi_app = f"serving.app:create_app(workers={workers}, work_address={_work_address!r})"
 worker_class = Worker
 threads = _settings.max_queue + SPARE_THREADS
 logger_class = InheritingLogger
@@ -72,6 +75,10 @@ def on_starting(server: Any) -> None:
             dimensions=dimensions,
             snapshot=run_directory() / "gpus.prom",
             level=_settings.metrics_level,
+            work_address=_work_address,
+            usd_per_hour=_settings.instance_usd_per_hour,
+            sink=_settings.metrics_sink,
+            region=_settings.region,
         )
 
 

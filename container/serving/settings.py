@@ -12,6 +12,7 @@ from typing import Any
 import driver
 import model_api
 from metrics.cloudwatch import LEVELS
+from metrics.sinks import SINKS
 
 MEBIBYTE = 2**20
 BATCH_TIMEOUT_SECONDS = 3600
@@ -31,6 +32,17 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def price(text: str) -> float:
+    """A number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError("a number above 0")
+    return number
 
 
 def on_or_off(text: str) -> bool:
@@ -111,6 +123,23 @@ class Settings:
             "SAGEMAKER_MODEL_SERVER_WORKERS",
             whole_number(1, 64),
             "processes, each with its own copy of the model; unset: one per visible GPU, one without a GPU",
+        ),
+    )
+    threads: int | None = field(
+        default=None,
+        metadata=variable(
+            "OMP_NUM_THREADS",
+            whole_number(1, 1024),
+            "threads of a worker's compute on the CPU; unset: its share of the cores that the container may use",
+        ),
+    )
+    engine: str | None = field(
+        default=None,
+        metadata=variable(
+            "ENGINE",
+            str,
+            "what computes the predictions, of those that the model offers: `eager` (torch) or `onnx` "
+            "(ONNX Runtime, on the CPU); unset: `onnx` on a CPU where the model was exported, else `eager`",
         ),
     )
     default_accept: str | None = field(
@@ -225,11 +254,32 @@ class Settings:
             "series of the project alone (`fleet`), also of each host (`host`), or of each GPU (`gpu`)",
         ),
     )
+    metrics_sink: str = field(
+        default="emf",
+        metadata=variable(
+            "METRICS_SINK",
+            one_of(SINKS),
+            "where they go: lines of the log (`emf`), calls of CloudWatch (`putmetricdata`), nowhere (`off`)",
+        ),
+    )
+    region: str | None = field(
+        default=None,
+        metadata=variable(
+            "AWS_REGION", str, "whose CloudWatch `putmetricdata` calls", also=("AWS_DEFAULT_REGION",)
+        ),
+    )
     endpoint_name: str | None = field(
         default=None, metadata=variable("ENDPOINT_NAME", str, "their dimension Endpoint; unset: left out")
     )
     variant_name: str | None = field(
         default=None, metadata=variable("VARIANT_NAME", str, "their dimension Variant; unset: left out")
+    )
+
+    instance_usd_per_hour: float | None = field(
+        default=None,
+        metadata=variable(
+            "INSTANCE_USD_PER_HOUR", price, "what the host costs; unset: no metric is in dollars"
+        ),
     )
 
     @property
@@ -287,14 +337,20 @@ def run_directory() -> Path:
         ) from None
 
 
-def gunicorn_environment(run_directory: Path) -> dict[str, str]:
-    """This process's environment, with what Gunicorn and the processes below it need besides."""
+def gunicorn_environment(run_directory: Path, threads: int) -> dict[str, str]:
+    """This process's environment, with what Gunicorn and the processes below it need besides.
+
+    `threads`: of each worker's compute. The libraries read it when they are loaded.
+    """
     program = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [program, os.environ.get("PYTHONPATH")]))
     return {
         # Threads that spin while they wait slow torch down tenfold as soon as anything else runs on the host.
         "OMP_WAIT_POLICY": "PASSIVE",
+        # Large buffers cost a page fault for every 4 KB otherwise, each time anew.
+        "THP_MEM_ALLOC_ENABLE": "1",
         **os.environ,
+        "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": path,
         "PROMETHEUS_MULTIPROC_DIR": str(run_directory),
         **driver.bridge(os.environ.get("LD_LIBRARY_PATH")),

@@ -15,6 +15,7 @@ from typing import Any
 
 import driver
 from metrics.cloudwatch import LEVELS
+from metrics.sinks import SINKS
 from model_api import DEFAULT_PACKAGE
 from training.channels import discover
 
@@ -83,6 +84,11 @@ class Environment:
     gpu_metrics: bool
     metrics_project: str
     metrics_level: str
+    metrics_sink: str
+    region: str | None
+    """AWS's, as far as the job knows it."""
+    instance_usd_per_hour: float | None
+    """What this host costs, where the job says so."""
     work_address: str | None
     """Where the metrics agent hears of the work; set by the parent for its processes."""
 
@@ -144,7 +150,10 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
         stop_grace_seconds=_seconds(environ, "STOP_GRACE_SECONDS", 100.0),
         gpu_metrics=_switch(environ, "GPU_METRICS"),
         metrics_project=environ.get("METRICS_PROJECT") or "surface-normals",
-        metrics_level=_level(environ),
+        metrics_level=_choice(environ, "METRICS_LEVEL", "host", LEVELS),
+        metrics_sink=_choice(environ, "METRICS_SINK", "emf", SINKS),
+        region=environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or _region_of(arn),
+        instance_usd_per_hour=_number(environ, "INSTANCE_USD_PER_HOUR"),
         work_address=environ.get(WORK_ADDRESS) or None,
     )
 
@@ -196,14 +205,21 @@ def _natural(host: str) -> list[tuple[int, str]]:
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
-    text = environ.get(name) or str(default)
+    seconds = _number(environ, name, " of seconds")
+    return default if seconds is None else seconds
+
+
+def _number(environ: Mapping[str, str], name: str, what: str = "") -> float | None:
+    text = environ.get(name)
+    if not text:
+        return None
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"{name} must be a number of seconds above 0, not {text!r}")
-    return seconds
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{name} must be a number{what} above 0, not {text!r}")
+    return number
 
 
 def _whole(environ: Mapping[str, str], name: str, default: int, maximum: int) -> int:
@@ -219,11 +235,17 @@ def _processes(environ: Mapping[str, str], num_gpus: int) -> int:
     return max(1, num_gpus)
 
 
-def _level(environ: Mapping[str, str]) -> str:
-    text = (environ.get("METRICS_LEVEL") or "host").lower()
-    if text not in LEVELS:
-        raise ValueError(f"METRICS_LEVEL must be {', '.join(LEVELS[:-1])} or {LEVELS[-1]}, not {text!r}")
+def _choice(environ: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]) -> str:
+    text = (environ.get(name) or default).lower()
+    if text not in choices:
+        raise ValueError(f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, not {text!r}")
     return text
+
+
+def _region_of(arn: str) -> str | None:
+    """The fourth part of arn:aws:sagemaker:REGION:ACCOUNT:training-job/NAME."""
+    parts = arn.split(":")
+    return parts[3] if len(parts) > 3 and parts[3] else None
 
 
 def _switch(environ: Mapping[str, str], name: str) -> bool:
