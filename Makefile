@@ -10,6 +10,8 @@ PROJECT ?= surface-normals
 MODEL_PACKAGE ?= surface_normals
 ## CUDA        of the images: 12 (12.8, any driver from 525 on) or 13 (13.0, from 580 on)
 CUDA ?= 12
+## FLAVOR      cpu: a serving image without torch and CUDA, for models trained with export=onnx
+FLAVOR ?=
 ## BASE_IMAGE  what the images are built on; empty: as the Dockerfiles say
 BASE_IMAGE ?=
 ## BUILD_ARGS  more words for `docker build`, as in --network=host
@@ -34,7 +36,7 @@ INSTALLED := $(VENV)/installed
 RUN := $(VENV)/bin/python
 OPT_ML := $(LOCAL_DIR)/opt/ml
 
-export PROJECT DOCKER MODEL_PACKAGE CUDA BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IMAGE_FILE
+export PROJECT DOCKER MODEL_PACKAGE CUDA FLAVOR BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IMAGE_FILE
 
 .DEFAULT_GOAL := help
 .PHONY: $(shell sed -nE 's/^([a-z-]+):.*## .*/\1/p' $(firstword $(MAKEFILE_LIST)))

@@ -23,7 +23,8 @@ class DriverTooOld(ValueError):
 
 def describe(root: Path = HOST) -> str:
     """One line on what there is: versions, GPUs, shared memory, processors."""
-    libraries = [f"torch {torch_version('__version__')}", f"CUDA {torch_version('cuda')}"]
+    versions = {"torch": torch_version("__version__"), "CUDA": torch_version("cuda")}
+    libraries = [f"{name} {version}" for name, version in versions.items() if version]
     driver, compatibility = read_driver(root), read_compatibility(root)
     libraries.append(f"driver {driver}" if driver else "no NVIDIA driver")
     if is_bridged(root):
@@ -97,17 +98,17 @@ def read_compatibility(root: Path = HOST) -> str | None:
 def read_cuda() -> str | None:
     """The CUDA that torch is built for; None without torch, or with one for the CPU."""
     text = torch_version("cuda")
-    return text if re.fullmatch(r"\d+(\.\d+)+", text) else None
+    return text if text and re.fullmatch(r"\d+(\.\d+)+", text) else None
 
 
-def torch_version(name: str) -> str:
-    """`cuda` or `__version__` of torch's version file, read without importing torch; "none" if it has none."""
+def torch_version(name: str) -> str | None:
+    """`cuda` or `__version__` of torch's version file, read without importing torch; None if it has none."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
-        return "none"
+        return None
     text = (Path(spec.origin).parent / "version.py").read_text()
     found = re.search(rf"^{name}\b[^=\n]*=\s*['\"]([^'\"+]+)", text, re.MULTILINE)
-    return found[1] if found else "none"
+    return found[1] if found else None
 
 
 def _compatibility_dir(root: Path) -> Path:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make build-train`, `make build-serve`: one image from its Dockerfile, as SageMaker can take it.
-# usage: build_image.sh train|serve     (reads PROJECT, DOCKER, CUDA, BASE_IMAGE, BUILD_ARGS, MODEL_PACKAGE)
+# usage: build_image.sh train|serve     (reads PROJECT, DOCKER, CUDA, FLAVOR, BASE_IMAGE, BUILD_ARGS, MODEL_PACKAGE)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 role=$1
@@ -15,12 +15,15 @@ command -v "${DOCKER%% *}" >/dev/null ||
 [ -f "container/$MODEL_PACKAGE/predictor.py" ] ||
     fail "no container/$MODEL_PACKAGE/predictor.py: MODEL_PACKAGE names the folder of the model's code"
 
-case $CUDA in
-    12 | 12.8) flavor=cu128 ;;
-    13 | 13.0) flavor=cu130 ;;
-    *) fail "CUDA=$CUDA: 12 or 13" ;;
+case $FLAVOR:$CUDA in
+    cpu:*) flavor=cpu ;;
+    :12 | :12.8) flavor=cu128 ;;
+    :13 | :13.0) flavor=cu130 ;;
+    :*) fail "CUDA=$CUDA: 12 or 13" ;;
+    *) fail "FLAVOR=$FLAVOR: cpu, or empty for CUDA" ;;
 esac
 lock=container/requirements/$role-$flavor.lock
+[ -f "$lock" ] || fail "FLAVOR=$flavor is for serving only: make build-serve FLAVOR=$flavor"
 
 # The same commit gives the same image, to the byte: it was created when it was committed.
 revision=$(git rev-parse HEAD 2>/dev/null || true)

@@ -19,6 +19,8 @@ without_compiler=(--no-emit-package triton --no-emit-package cuda-bindings --no-
 compile dev.in -o dev.lock
 compile train.in -c cu128.txt -c dev.lock -o train-cu128.lock
 compile serve.in -c cu128.txt -c dev.lock "${without_compiler[@]}" -o serve-cu128.lock
+# sympy (90 MB) only serves onnxruntime's tools.
+compile serve-cpu.in -c dev.lock --no-emit-package sympy --no-emit-package mpmath -o serve-cpu.lock
 
 grep -E '^[a-z0-9]' dev.lock | grep -vE '^(torch|torchvision|triton|cuda-.*|nvidia-.*-cu12)==' | sed 's/ \\$//' > "$tested"
 compile train.in -c cu130.txt -c "$tested" -o train-cu130.lock

@@ -7,6 +7,7 @@ Nothing here needs torch; the engine that does is imported when it is chosen.
 
 import logging
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -86,11 +87,13 @@ def load(model_dir: Path, *, engine: str | None = None, threads: int | None = No
     """The model in `model_dir`, on its device, warmed up by one prediction.
 
     `engine`: one of ENGINES; None: `onnx` on a CPU where the model has been exported, it is the faster
-    one there, else `eager`. `threads` of a CPU's compute; None: as the engine thinks best.
+    one there, and where torch is not installed, else `eager`. `threads` of a CPU's compute; None: as the
+    engine thinks best.
     Raises ValueError when the folder holds no model of ours, RuntimeError when the GPU is unusable.
     """
     if engine is None:
-        engine = "onnx" if not has_gpu_driver() and has_onnx(model_dir) else "eager"
+        is_cpu = not has_gpu_driver() and has_onnx(model_dir)
+        engine = "onnx" if is_cpu or find_spec("torch") is None else "eager"
     _log.info("engine: %s", engine)
     predictor = SurfaceNormalPredictor(_load_engine(engine, model_dir, threads))
     predictor.predict([np.zeros((64, 64, 3), dtype=np.uint8)])
