@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from launching.cures import cure
+
 ROLE = "arn:aws:iam::123456789012:role/sagemaker"
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/surface-normals-train@sha256:" + "0" * 64
 TRAIN = (
@@ -160,6 +162,31 @@ def test_a_failure_shows_the_last_50_lines_and_the_likely_cure(aws, launch):
     assert lines[2] == "  algo-1 | line 21"
     assert lines[51] == "  algo-1 | CUDA out of memory"
     assert lines[52].startswith("likely cure: the GPU's memory is too small")
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("ResourceLimitExceeded: The account-level service limit 'ml.p4d' is 0 Instances", "Service Quotas"),
+        ("CapacityError: Unable to provision requested ML compute capacity", "another --instance-type"),
+        ("ValidationException: Could not assume role arn:aws:iam::1:role/x", "trust sagemaker.amazonaws.com"),
+        ("AccessDeniedException: not authorized to perform: iam:PassRole", "iam:PassRole"),
+        ("ResourceInUse: Training job names must be unique", "the name is taken"),
+        ("Unsupported manifest media type application/vnd.oci.image.index.v1+json", "make push"),
+        ("ClientError: Artifact upload failed: Error 403", "a permission is missing"),
+        ("did not pass the ping health check", "--startup-timeout"),
+        ("MaxRuntimeExceeded", "--max-runtime"),
+        ("PermanentRedirect: wrong region", "another region"),
+        ("ThrottlingException: Rate exceeded", "in a minute"),
+        ("The security token included in the request is expired", "aws sso login"),
+    ],
+)
+def test_what_aws_says_has_a_cure(reason, advice):
+    assert advice in cure(reason)
+
+
+def test_what_nobody_knows_has_none():
+    assert cure("InternalServerError") is None
 
 
 def test_without_a_log_the_container_never_started(aws, launch):
