@@ -22,6 +22,8 @@ PORT ?= 8080
 IMAGE_FILE ?=
 ## REGISTRY    where push goes; empty: ECR of your AWS account
 REGISTRY ?=
+## QUICK       not empty: chaos takes seconds for each of its experiments
+QUICK ?=
 ## AWS_REGION  of that ECR; empty: as your AWS profile says
 AWS_REGION ?=
 ## ALLOW_DIRTY 1: push images of uncommitted changes, tagged so
@@ -35,8 +37,7 @@ OPT_ML := $(LOCAL_DIR)/opt/ml
 export PROJECT DOCKER MODEL_PACKAGE CUDA BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IMAGE_FILE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock sample-data build build-train build-serve \
-	image-report train-local serve-local invoke-local push bench-training bench-serving clean
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*## .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -81,6 +82,9 @@ build-serve: ## build PROJECT-serve:local
 image-report: $(INSTALLED) ## layers and the largest folders of both images
 	@$(RUN) scripts/image_report.py --docker '$(DOCKER)' $(PROJECT)-train:local $(PROJECT)-serve:local
 
+pin-base: $(INSTALLED) ## write the digests of the base images into the Dockerfiles, from their registry
+	@$(RUN) scripts/pin_base.py --docker '$(DOCKER)'
+
 # A first run has no data: it gets the sample data.
 train-local: build-train $(if $(wildcard $(OPT_ML)/input/data/train/*),,sample-data) ## train in the image, on LOCAL_DIR/opt/ml
 	@scripts/run_local.sh train
@@ -102,6 +106,15 @@ bench-training: $(INSTALLED) ## speed of reading and of a training step, each be
 bench-serving: $(INSTALLED) ## speed of serving beside its limit and LitServe: .bench/serving.md, .png
 	@$(RUN) scripts/benchmark_serving.py
 
+bench-start: $(INSTALLED) ## seconds from `docker run` to the first answer of the serving image, and where they go
+	@$(RUN) scripts/benchmark_start.py --docker '$(DOCKER)' $(PROJECT)-serve:local $(OPT_ML)/model
+
+bench-metrics: $(INSTALLED) ## what the metrics cost a training step, a server and the processor
+	@$(RUN) scripts/benchmark_metrics.py
+
+chaos: $(INSTALLED) ## break a server in every way, and say what came of it; 11 minutes, QUICK=1 half a minute
+	@$(RUN) scripts/chaos.py $(if $(QUICK),--quick)
+
 clean: ## remove the environment, the demo and the caches; your LOCAL_DIR stays
-	rm -rf $(VENV) .demo .bench .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .demo .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find container scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -33,7 +33,7 @@ fi
 source=$(git remote get-url origin 2>/dev/null | sed -nE 's#^https://([^/@]*@)?#https://#p' || true)
 
 locked() { # locked PACKAGE: its version
-    sed -nE "s/^$1==([0-9.]+).*/\1/p" "$lock"
+    sed -nE "/^$1==/s/^[^=]+==([0-9.]+).*/\1/p" "$lock"
 }
 cuda_version=$(locked 'nvidia-cuda-runtime(-cu12)?' | cut -d. -f1,2)
 base=${BASE_IMAGE:-$(sed -nE "s/^FROM (.*) AS $flavor\$/\1/p" "Dockerfile.$role")}

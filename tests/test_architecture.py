@@ -15,11 +15,15 @@ CONTAINER = ROOT / "container"
 # Folder or file -> (ours, third party) that it may import, besides itself and the standard library.
 MAY_IMPORT = {
     "train": ({"training"}, set()),
-    "serve": ({"logs", "serving"}, set()),
+    "serve": ({"driver", "logs", "serving"}, set()),
+    "driver": (set(), set()),
     "logs": (set(), set()),
     "model_api": (set(), set()),
-    "training": ({"model_api", "logs", "metrics"}, set()),
-    "serving": ({"model_api", "logs", "metrics"}, {"flask", "gunicorn", "prometheus_client", "werkzeug"}),
+    "training": ({"driver", "model_api", "logs", "metrics"}, set()),
+    "serving": (
+        {"driver", "model_api", "logs", "metrics"},
+        {"flask", "gunicorn", "prometheus_client", "werkzeug"},
+    ),
     "metrics": (set(), {"pynvml", "boto3", "botocore"}),
     "surface_normals": (set(), {"numpy", "PIL", "safetensors", "torch", "onnxruntime"}),
     "surface_normals.training": (

@@ -91,7 +91,14 @@ def test_every_training_variable_is_there_with_its_default(tmp_path):
     # The program reads no other variable of ours: what it reads is written in capitals in that one file.
     read = set(re.findall(r'"([A-Z][A-Z0-9_]+)"', (ROOT / "container/training/environment.py").read_text()))
     set_by_sagemaker = {"TRAINING_JOB_NAME", "TRAINING_JOB_ARN", "AWS_REGION", "AWS_DEFAULT_REGION"}
-    not_ours = {"PYTHONPATH", "PYTHONUNBUFFERED", "OMP_WAIT_POLICY", "PASSIVE", "CUDA_VISIBLE_DEVICES"}
+    not_ours = {
+        "PYTHONPATH",
+        "PYTHONUNBUFFERED",
+        "OMP_WAIT_POLICY",
+        "PASSIVE",
+        "CUDA_VISIBLE_DEVICES",
+        "LD_LIBRARY_PATH",
+    }
     set_by_the_parent = {"METRICS_WORK_ADDRESS"}
     set_by_torch = {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
     without_default = {

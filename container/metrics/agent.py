@@ -54,6 +54,7 @@ def main() -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%SZ",
     )
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # else it tells where it found credentials
     try:
         run(options)
     except Exception as error:  # noqa: BLE001 - whatever happens here, the job must not look failed

@@ -20,6 +20,16 @@ METRICS: Mapping[str, Metric] = {
     "GpuThrottledPercent": Metric("Percent", "share of time slowed down by heat or a power brake"),
     "GpuPowerCappedPercent": Metric("Percent", "share of time at the power limit: usual under full load"),
     "GpuErrors": Metric("Count", "new uncorrectable memory errors and remapped rows, each 60 s"),
+    "GpuXidErrors": Metric(
+        "Count", "errors that the driver itself reported (XIDs); their numbers are in the log"
+    ),
+    "GpuSmActivePercent": Metric(
+        "Percent", "multiprocessors at work (this and the next four: Hopper and later)"
+    ),
+    "GpuTensorActivePercent": Metric("Percent", "tensor cores at work"),
+    "GpuMemoryBandwidthPercent": Metric("Percent", "use of the memory's bandwidth"),
+    "GpuNvlinkReceivedMebibytesPerSecond": Metric("None", "from other GPUs over NVLink"),
+    "GpuNvlinkSentMebibytesPerSecond": Metric("None", "to them"),
     "GpuLost": Metric("Count", "1 when the driver has lost the GPU"),
     # Of the host, a value a minute, out of GPUs and work together.
     "GpuIdlePercent": Metric("Percent", "share of the GPUs' time with utilisation below 5 %"),

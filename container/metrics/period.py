@@ -20,6 +20,12 @@ GPU_FIGURES: Mapping[str, Callable[[GpuSample], float | None]] = {
         None if sample.power_capped is None else 100 * sample.power_capped
     ),
     "GpuErrors": lambda sample: sample.errors,
+    "GpuXidErrors": lambda sample: sample.xids,
+    "GpuSmActivePercent": lambda sample: sample.sm_active_percent,
+    "GpuTensorActivePercent": lambda sample: sample.tensor_active_percent,
+    "GpuMemoryBandwidthPercent": lambda sample: sample.memory_bandwidth_percent,
+    "GpuNvlinkReceivedMebibytesPerSecond": lambda sample: sample.nvlink_received_mebibytes_per_second,
+    "GpuNvlinkSentMebibytesPerSecond": lambda sample: sample.nvlink_sent_mebibytes_per_second,
     "GpuLost": lambda sample: 1 if sample.lost else None,
 }
 WORK_FIGURES = {

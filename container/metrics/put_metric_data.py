@@ -42,10 +42,17 @@ Period = tuple[Sequence[Series], int]
 
 
 class PutMetricData:
-    """Delivers periods in order; to `fallback` whatever cannot be delivered."""
+    """Delivers periods in order; to `fallback`, a sink, goes whatever cannot be delivered."""
 
-    def __init__(self, identity: Identity, region: str | None, fallback: Any) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        region: str | None,
+        fallback: Any,
+        first_pause_seconds: float = FIRST_PAUSE_SECONDS,
+    ) -> None:
         self._identity, self._region, self._fallback = identity, region, fallback
+        self._first_pause_seconds = first_pause_seconds
         self._waiting: deque[Period] = deque()
         self._changed = threading.Condition()
         self._closing = self._fallen_back = False
@@ -109,7 +116,7 @@ class PutMetricData:
                 self._print_waiting()
                 return True
             if not self._closing:
-                pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (failures - 1))
+                pause = min(LONGEST_PAUSE_SECONDS, self._first_pause_seconds * 2 ** (failures - 1))
                 # Jitter, so that the hosts of a job do not come back all at once.
                 self._changed.wait_for(lambda: self._closing, pause * random.uniform(0.5, 1.0))  # noqa: S311
         return False

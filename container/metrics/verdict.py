@@ -47,6 +47,7 @@ class JobTotals:
             if sample.energy_joules is not None:
                 self._energy_joules = (self._energy_joules or 0.0) + sample.energy_joules
             self._events["errors"] += sample.errors or 0
+            self._events["xids"] += sample.xids or 0
             self._events["lost"] += sample.lost
 
     def add_work(self, message: Mapping[str, float]) -> None:

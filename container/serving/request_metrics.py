@@ -4,6 +4,7 @@ Each process counts in files of its own under the run directory; whichever is as
 Few names and fewer labels: each combination is a series that somebody pays for.
 """
 
+import os
 from pathlib import Path
 
 from prometheus_client import (
@@ -60,6 +61,18 @@ class RequestMetrics:
             multiprocess_mode="livesum",
             registry=None,
         )
+
+        self._reserve_disk()
+
+    def _reserve_disk(self) -> None:
+        """Take the room of the files, which are written through memory: a disk full later would kill the process.
+
+        Raises OSError where there is no room now.
+        """
+        self.requests.labels(200)  # the counters' file would come with the first request
+        for path in self._run_directory.glob(f"*_{os.getpid()}.db"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
     def totals(self) -> dict[str, float]:
         """This worker's counts and sums of seconds since its start, by names such as `decode_sum`."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import driver
 import model_api
 from metrics.cloudwatch import LEVELS
 from metrics.sinks import SINKS
@@ -16,6 +17,8 @@ from metrics.sinks import SINKS
 MEBIBYTE = 2**20
 BATCH_TIMEOUT_SECONDS = 3600
 """Batch transform's longest InvocationsTimeoutInSeconds: its own shorter one ends a request before us."""
+CPU_MAX_BATCH = 4
+"""On a CPU larger batches gain nothing: their buffers are so large that the kernel clears them anew each time."""
 
 
 class SettingError(ValueError):
@@ -152,7 +155,9 @@ class Settings:
     max_batch: int = field(
         default=8,
         metadata=variable(
-            "MAX_BATCH", whole_number(1, 1024), "most requests that go through the model together"
+            "MAX_BATCH",
+            whole_number(1, 1024),
+            "most requests that go through the model together; without a GPU 4 unless set",
         ),
     )
     max_queue: int = field(
@@ -307,6 +312,8 @@ def load_settings() -> Settings:
                 break
     if values.get("batch") and "request_timeout_seconds" not in values:
         values["request_timeout_seconds"] = BATCH_TIMEOUT_SECONDS
+    if "max_batch" not in values and not visible_gpus():
+        values["max_batch"] = CPU_MAX_BATCH
     return Settings(**values)
 
 
@@ -352,4 +359,5 @@ def gunicorn_environment(run_directory: Path, threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": path,
         "PROMETHEUS_MULTIPROC_DIR": str(run_directory),
+        **driver.bridge(os.environ.get("LD_LIBRARY_PATH")),
     }

@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import driver
 from metrics.cloudwatch import LEVELS
 from metrics.sinks import SINKS
 from model_api import DEFAULT_PACKAGE
@@ -229,7 +230,7 @@ def rank_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if environ.get("AWS_REGION"):  # SageMaker sets this one only, AWS's own tools want the other
         variables.setdefault("AWS_DEFAULT_REGION", environ["AWS_REGION"])
-    return variables
+    return variables | driver.bridge(environ.get("LD_LIBRARY_PATH"))
 
 
 def _read_object(path: Path) -> dict[str, Any]:

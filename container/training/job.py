@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import driver
 import logs
 import model_api
 from metrics.agent_process import start_agent
@@ -147,6 +148,9 @@ def prepare(environment: Environment) -> Environment:
         found,
         platform.python_version(),
     )
+    logger.info(driver.describe())
+    if environment.num_gpus:
+        driver.check()
     if not environment.checkpoints_declared:
         logger.info("checkpoints in %s are not copied to S3: no CheckpointConfig", environment.checkpoint_dir)
     if skipped := hyperparameters.ignored(environment.hyperparameters):

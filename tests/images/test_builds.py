@@ -61,29 +61,28 @@ def checkout(engine, tmp_path):
         engine.images.remove(image.id, force=True)
 
 
-@pytest.mark.parametrize("role", ["train", "serve"])
-def test_the_same_inputs_give_the_same_layers(checkout, engine, role):
-    first = checkout.build(engine, role)
+@pytest.mark.parametrize(
+    ("role", "words", "flavor", "runtime", "version"),
+    [
+        ("train", (), "cu128", "nvidia-cuda-runtime-cu12==12.8.90", "12.8"),
+        ("serve", ("CUDA=13",), "cu130", "nvidia-cuda-runtime==13.0.96", "13.0"),
+    ],
+)
+def test_a_build_is_of_its_cuda_and_the_same_each_time(
+    checkout, engine, role, words, flavor, runtime, version
+):
+    lock = checkout.root / f"container/requirements/{role}-{flavor}.lock"
+    # For another system, so that pip passes them over.
+    elsewhere = f" ; sys_platform == 'win32' --hash=sha256:{'0' * 64}\n"
+    lock.write_text(f"{lock.read_text()}{runtime}{elsewhere}torch==2.99.1{elsewhere}")
+
+    first = checkout.build(engine, role, *words)
     checkout.change_what_must_not_matter()
-    second = checkout.build(engine, role)
+    second = checkout.build(engine, role, *words)
 
-    assert second.attrs["RootFS"]["Layers"] == first.attrs["RootFS"]["Layers"]
-
-
-def test_the_flavour_chooses_the_lock_and_is_written_on_the_image(checkout, engine):
-    for flavor in ("cu128", "cu130"):
-        lock = checkout.root / f"container/requirements/serve-{flavor}.lock"
-        toolkit = "nvidia-cuda-runtime-cu12==12.8.90" if flavor == "cu128" else "nvidia-cuda-runtime==13.0.96"
-        lock.write_text(f"{lock.read_text()}# {flavor}\n")
-        # Versions alone, of packages that are for other machines: pip passes them over.
-        elsewhere = f"{toolkit} ; sys_platform == 'win32' --hash=sha256:{'0' * 64}\n"
-        torch = f"torch==2.99.{flavor[2:]} ; sys_platform == 'win32' --hash=sha256:{'0' * 64}\n"
-        lock.write_text(f"{lock.read_text()}{elsewhere}{torch}")
-
-    labels = checkout.build(engine, "serve", "CUDA=13").labels
-    assert labels["flavor"] == "cu130"
-    assert labels["cuda.version"] == "13.0"
-    assert labels["torch.version"] == "2.99.130"
-    bill = json.loads((checkout.root / "serve.cdx.json").read_text())
+    written = [first.labels[name] for name in ("flavor", "cuda.version", "torch.version")]
+    assert written == [flavor, version, "2.99.1"]
+    bill = json.loads((checkout.root / f"{role}.cdx.json").read_text())
     listed = {part["name"] for part in bill["components"] if part["purl"].startswith("pkg:pypi/")}
     assert {name.lower() for name in listed} == set(SMALL)
+    assert second.attrs["RootFS"]["Layers"] == first.attrs["RootFS"]["Layers"]

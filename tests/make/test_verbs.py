@@ -23,11 +23,12 @@ def test_help_lists_every_verb_and_every_variable_in_one_line_each(make, words):
     assert re.findall(r"^([A-Z_]+) ", variables, re.MULTILINE) == assigned
 
 
-def test_every_verb_is_phony():
+def test_every_verb_is_phony(make):
     """Else a file of its name would silence it."""
-    [phony] = re.findall(r"^\.PHONY: ((?:.*\\\n)*.*)$", MAKEFILE.read_text(), re.MULTILINE)
+    printed = make("--print-data-base", "--dry-run", "help").stdout
+    [phony] = re.findall(r"^\.PHONY: (.*)$", printed, re.MULTILINE)
 
-    assert set(phony.replace("\\\n", " ").split()) == verbs()
+    assert set(phony.split()) == verbs()
 
 
 @pytest.mark.parametrize("verb", ["build", "build-train", "build-serve", "train-local", "serve-local"])

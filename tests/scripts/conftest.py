@@ -69,6 +69,10 @@ class Recorder(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         target = self.headers.get("X-Amz-Target")
         operation = target.rpartition(".")[2] if target else f"{self.command} {self.path}"
+        for action, text in aws.xml_answers.items():
+            if f"Action={action}&".encode() in body + b"&":
+                self.answer(200, {"Content-Type": "text/xml"}, text.encode())
+                return
         aws.requests.append((operation, body))
         laid_over = aws.answers[operation].pop(0) if aws.answers.get(operation) else {}
         if operation in UNKNOWN_TO_MOTO and not laid_over:
@@ -118,6 +122,7 @@ class Aws:
     `answers`: operation -> what its next requests get, one each: members to lay over moto's JSON; with a
     `status`, which is HTTP's (and perhaps `headers`), as bytes, or as `raw` bytes of a `type`, moto is not asked;
     None hangs up. `rewrites`: text -> text, in every answer.
+    `xml_answers`: operation of a service that speaks XML -> all its answers.
     """
 
     def __init__(self, moto_url):
@@ -125,6 +130,7 @@ class Aws:
         self.requests: list[tuple[str, bytes]] = []
         self.answers: dict[str, list[dict | bytes | None]] = {}
         self.rewrites: dict[str, str] = {}
+        self.xml_answers: dict[str, str] = {}
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
         self.server.aws = self
         self.url = f"http://127.0.0.1:{self.server.server_port}"

@@ -13,22 +13,11 @@ from safetensors.numpy import load_file, save_file
 
 from surface_normals import predictor
 from surface_normals.artifact import load_artifact, save_artifact
-from surface_normals.network import Shape, SurfaceNormalNetwork
 from surface_normals.onnx_engine import OnnxEngine
 from surface_normals.torch_engine import TorchEngine
 from surface_normals.training.evaluation import angular_error_degrees
-from surface_normals.training.export import export
 
 CONTAINER = Path(__file__).resolve().parents[2] / "container"
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(3)
-    save_artifact(folder, SurfaceNormalNetwork(Shape("plain", (8, 16), 8)), {})
-    export("onnx", folder)
-    return folder
 
 
 def pictures(*sizes):
@@ -36,9 +25,9 @@ def pictures(*sizes):
     return [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
-def test_both_engines_give_the_same(model_dir):
+def test_both_engines_give_the_same(exported_model):
     batch = pictures((30, 42), (32, 44), (29, 41))
-    both = [predictor.load(model_dir, engine=name) for name in predictor.ENGINES]
+    both = [predictor.load(exported_model, engine=name) for name in predictor.ENGINES]
     assert len({one.batch_key(picture) for one in both for picture in batch}) == 1
     for expected, found in zip(*(one.predict(batch) for one in both), strict=True):
         assert found.normals.shape == expected.normals.shape
@@ -48,8 +37,8 @@ def test_both_engines_give_the_same(model_dir):
 
 
 @pytest.mark.parametrize("name", predictor.ENGINES)
-def test_pictures_of_other_sizes_in_its_batch_change_nothing(model_dir, name):
-    one = predictor.load(model_dir, engine=name)
+def test_pictures_of_other_sizes_in_its_batch_change_nothing(exported_model, name):
+    one = predictor.load(exported_model, engine=name)
     batch = pictures((30, 42), (32, 44), (29, 43))
     for together, picture in zip(one.predict(batch), batch, strict=True):
         (alone,) = one.predict([picture])
@@ -59,13 +48,13 @@ def test_pictures_of_other_sizes_in_its_batch_change_nothing(model_dir, name):
 
 
 def test_a_cpu_takes_the_exported_program_and_a_gpu_or_a_model_without_it_torch(
-    model_dir, tmp_path, monkeypatch, caplog
+    exported_model, tmp_path, monkeypatch, caplog
 ):
     caplog.set_level("INFO")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    predictor.load(model_dir)
+    predictor.load(exported_model)
     assert caplog.messages == ["engine: onnx"]
-    network, _ = load_artifact(model_dir)
+    network, _ = load_artifact(exported_model)
     save_artifact(tmp_path, network, {})
     predictor.load(tmp_path)
     assert caplog.messages[1:] == ["engine: eager"]
@@ -73,9 +62,9 @@ def test_a_cpu_takes_the_exported_program_and_a_gpu_or_a_model_without_it_torch(
         predictor.load(tmp_path, engine="onnx")
 
 
-def test_a_program_of_other_weights_is_not_taken(model_dir, tmp_path, monkeypatch):
+def test_a_program_of_other_weights_is_not_taken(exported_model, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    for file in model_dir.iterdir():
+    for file in exported_model.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
     weights["head.bias"] = weights["head.bias"] + 1
@@ -87,17 +76,19 @@ def test_a_program_of_other_weights_is_not_taken(model_dir, tmp_path, monkeypatc
     assert np.array_equal(
         predictor.load(tmp_path).predict([picture])[0].normals, new.run(picture[None])[0][0]
     )
-    assert not np.allclose(OnnxEngine(model_dir).run(picture[None])[0], new.run(picture[None])[0], atol=1e-3)
+    assert not np.allclose(
+        OnnxEngine(exported_model).run(picture[None])[0], new.run(picture[None])[0], atol=1e-3
+    )
 
 
-def test_it_decodes_predicts_and_encodes_where_torch_is_not_installed(model_dir, tmp_path):
+def test_it_decodes_predicts_and_encodes_where_torch_is_not_installed(exported_model, tmp_path):
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('there is no torch', name='torch')")
     program = f"""
 import io
 from pathlib import Path
 from PIL import Image
 from surface_normals import predictor
-one = predictor.load(Path({str(model_dir)!r}))
+one = predictor.load(Path({str(exported_model)!r}))
 file = io.BytesIO()
 Image.new("RGB", (50, 40), "olive").save(file, "JPEG")
 (output,) = one.predict([one.decode(file.getvalue(), "image/jpeg")])
@@ -114,6 +105,6 @@ print(len(one.encode(output, "application/x-npy;dtype=float32;axes=rdf;confidenc
     assert (result.returncode, result.stdout) == (0, f"{128 + 40 * 50 * 3 * 4}\n"), result.stderr
 
 
-def test_export_says_which_weights_it_was_made_of(model_dir):
-    facts = json.loads((model_dir / "export.json").read_text())["model.onnx"]
+def test_export_says_which_weights_it_was_made_of(exported_model):
+    facts = json.loads((exported_model / "export.json").read_text())["model.onnx"]
     assert len(facts["weights_sha256"]) == 64

@@ -15,15 +15,6 @@ from surface_normals.training.export import export
 SHAPE = Shape("plain", (8, 16), 8)  # two levels: the compilers take their time for each
 
 
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(3)
-    save_artifact(folder, SurfaceNormalNetwork(SHAPE), {})
-    export("all", folder)
-    return folder
-
-
 def run_torch(path, picture):
     with torch.inference_mode():
         normals, concentration = torch.export.load(path).module()(torch.from_numpy(picture))
@@ -41,16 +32,16 @@ def run_onnx(path, picture):
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")
 @pytest.mark.parametrize(("file", "run"), [("model.pt2", run_torch), ("model.onnx", run_onnx)])
 @pytest.mark.parametrize("shape", [(1, 3, 12, 56), (2, 3, 40, 8)])
-def test_an_exported_file_is_the_network_at_any_size(model_dir, file, run, shape):
+def test_an_exported_file_is_the_network_at_any_size(exported_model, file, run, shape):
     picture = np.random.default_rng(1).random(shape, np.float32)
-    network, _ = load_artifact(model_dir)
+    network, _ = load_artifact(exported_model)
     with torch.inference_mode():
         expected_normals, expected_concentration = network(torch.from_numpy(picture))
-    normals, concentration = run(model_dir / file, picture)
+    normals, concentration = run(exported_model / file, picture)
     angles = angular_error_degrees(np.moveaxis(normals, 1, 3), np.moveaxis(expected_normals.numpy(), 1, 3))
     assert angles.mean() < 0.1
     assert concentration == pytest.approx(expected_concentration.numpy(), rel=1e-3)
-    written = json.loads((model_dir / "export.json").read_text())[file]
+    written = json.loads((exported_model / "export.json").read_text())[file]
     assert written["mean_difference_degrees"] < 0.1
 
 
