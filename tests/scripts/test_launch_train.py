@@ -38,7 +38,7 @@ def test_everything_a_job_may_have_is_sent(launch):
         ),
         *("--subnet", "subnet-1", "--security-group", "sg-1", "--network-isolation"),
         *("--encrypt-between-containers", "--kms-key", "alias/data", "--volume-kms-key", "key-1"),
-        *("--tag", "team=vision", "--environment", "LOG_LEVEL=DEBUG", "--usd-per-hour", "1.408"),
+        *("--tag", "team=vision", "--environment", "LOG_LEVEL=DEBUG", "--instance-usd-per-hour", "1.408"),
     )
     train, pretrained = job["InputDataConfig"]
     assert train["DataSource"]["S3DataSource"]["S3DataDistributionType"] == "ShardedByS3Key"
