@@ -75,7 +75,9 @@ def refusal(error: ClientError) -> str:
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name in VERBS:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    asked = [word for word in arguments[:1] if word in VERBS]
+    for name in asked or VERBS:  # all of them only for the list of --help
         verb = module(name)
         added = verbs.add_parser(name, help=verb.HELP, description=verb.HELP)
         verb.add_arguments(added)

@@ -11,12 +11,14 @@ from typing import get_args
 import pytest
 
 from launch import VERBS
+from launching.calls import Call
+from launching.limits import check_limits
 from metrics.catalogue import METRICS
 from metrics.cloudwatch import NAMESPACE
 from serving.settings import Settings
 from surface_normals.predictor import SurfaceNormalPredictor
 from surface_normals.training import Config
-from training.environment import read_environment
+from training.environment import read_elsewhere, read_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -240,3 +242,15 @@ def test_every_verb_of_launch_is_in_its_table():
     rows = [row for row in section.splitlines() if row.startswith("| `")]
     named = [name for row in rows for name in re.findall(r"`([a-z]+)`", row.split("|")[1])]
     assert sorted(named) == sorted(VERBS)
+
+
+def test_the_batch_example_is_what_aws_batch_takes():
+    [example] = re.findall(r"^```json\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    request = {
+        "jobDefinitionName": "surface-normals",
+        "type": "container",
+        "containerProperties": json.loads(example),
+    }
+    check_limits([Call("batch", "register_job_definition", request)], None)
+    variables = {row["name"]: row["value"] for row in request["containerProperties"]["environment"]}
+    assert read_elsewhere(variables).hyperparameters == {"epochs": 40}

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,14 @@ class Aws:
     """Makes calls, with one client for each service."""
 
     def __init__(self, region: str | None):
+        self._given_region = region
+        self._clients: dict[str, BaseClient] = {}
+
+    @cached_property
+    def _session(self) -> boto3.session.Session:
         core = botocore.session.get_session()
         core.register_component("data_loader", descriptions())
-        self._session = boto3.session.Session(region_name=region, botocore_session=core)
-        self._clients: dict[str, BaseClient] = {}
+        return boto3.session.Session(region_name=self._given_region, botocore_session=core)
 
     @property
     def region(self) -> str:

@@ -57,7 +57,12 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     add("--retry", type=int, metavar="TIMES", help="start anew after a fault of SageMaker's own")
     add("--encrypt-between-containers", action="store_true", help="several instances: encrypt what they say")
     add("--environment", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
-    add("--usd-per-hour", type=float, metavar="PRICE", help="of one instance, for the metric of the costs")
+    add(
+        "--instance-usd-per-hour",
+        type=float,
+        metavar="PRICE",
+        help="of one instance, for the metric of the costs",
+    )
     add("--image", metavar="URI", help="default: what train.digest says")
     add_network(parser)
     add_tags(parser)
@@ -148,8 +153,8 @@ def check(options: argparse.Namespace) -> None:
 def environment(options: argparse.Namespace) -> dict[str, str]:
     """What the container cannot know by itself, and the user's own."""
     values = {"METRICS_PROJECT": options.project}
-    if options.usd_per_hour is not None:
-        values["INSTANCE_USD_PER_HOUR"] = f"{options.usd_per_hour:g}"
+    if options.instance_usd_per_hour is not None:
+        values["INSTANCE_USD_PER_HOUR"] = f"{options.instance_usd_per_hour:g}"
     return values | assignments(options.environment, "--environment")
 
 

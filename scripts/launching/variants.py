@@ -42,7 +42,12 @@ def add_hosting(parser: argparse.ArgumentParser) -> None:
         metavar="VERSION",
         help="the host's image and so its driver; default: by instance and --cuda",
     )
-    add("--usd-per-hour", type=float, metavar="PRICE", help="of one instance, for the metric of the costs")
+    add(
+        "--instance-usd-per-hour",
+        type=float,
+        metavar="PRICE",
+        help="of one instance, for the metric of the costs",
+    )
     add("--data-capture", metavar="S3_URI", help="keep requests and answers there")
     add("--data-capture-percent", type=int, default=100)
     add("--serverless", action="store_true", help="no instance of its own, no GPU, nothing to pay when idle")
@@ -132,8 +137,8 @@ def models(options: argparse.Namespace, endpoint: str, config: str, variants: li
     for variant in variants:
         # SageMaker tells a container neither: they are the dimensions of its metrics.
         environment = {"ENDPOINT_NAME": endpoint, "VARIANT_NAME": variant.name}
-        if options.usd_per_hour is not None and not options.serverless:
-            environment["INSTANCE_USD_PER_HOUR"] = f"{options.usd_per_hour:g}"
+        if options.instance_usd_per_hour is not None and not options.serverless:
+            environment["INSTANCE_USD_PER_HOUR"] = f"{options.instance_usd_per_hour:g}"
         if options.asynchronous:
             environment |= ASYNC_SETTINGS
         name = model_name(config, variant)

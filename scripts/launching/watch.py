@@ -20,6 +20,7 @@ from launching.kinds import Kind
 from launching.log_tail import LogTail
 
 HEARTBEAT_SECONDS = 120
+LAST_MINUTES = 15
 PASSING = ("Throttling", "TooManyRequests", "ServiceUnavailable", "InternalFailure", "InternalError")
 EXPIRED = ("ExpiredToken", "RequestExpired")
 NEVER_STARTED = (
@@ -99,9 +100,11 @@ def post_mortem(kind: Kind, name: str, answer: dict[str, Any], aws: Aws, log: Lo
     lines = [f"{kind.title} {name} is {answer[kind.status_key]}: {reason}"]
     last: list[str] = []
     if kind.log_group:
-        log = log or LogTail(aws, *kind.log_place(name))
+        log = log or LogTail(aws, *kind.log_place(name), _shortly_before(answer))
         try:
-            log.new_lines()
+            if not log.new_lines() and not log.last:
+                log = LogTail(aws, *kind.log_place(name))  # it had been silent for long
+                log.new_lines()
         except ClientError as error:
             lines.append(f"its log cannot be read: {error.response['Error']['Code']}")
         else:
@@ -115,6 +118,12 @@ def post_mortem(kind: Kind, name: str, answer: dict[str, Any], aws: Aws, log: Lo
     if words := cure(" ".join([reason, *steps[-2:]]), last):
         lines.append(f"likely cure: {words}")
     return "\n".join(lines)
+
+
+def _shortly_before(answer: dict[str, Any]) -> int:
+    """Where to read a log from for its end: days of it are many pages."""
+    changed = answer.get("LastModifiedTime")
+    return int(1000 * (changed.timestamp() - LAST_MINUTES * 60)) if changed else 0
 
 
 def wait(

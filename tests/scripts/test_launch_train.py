@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from launching.cures import cure
+
 ROLE = "arn:aws:iam::123456789012:role/sagemaker"
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/surface-normals-train@sha256:" + "0" * 64
 TRAIN = (
@@ -36,7 +38,7 @@ def test_everything_a_job_may_have_is_sent(launch):
         ),
         *("--subnet", "subnet-1", "--security-group", "sg-1", "--network-isolation"),
         *("--encrypt-between-containers", "--kms-key", "alias/data", "--volume-kms-key", "key-1"),
-        *("--tag", "team=vision", "--environment", "LOG_LEVEL=DEBUG", "--usd-per-hour", "1.408"),
+        *("--tag", "team=vision", "--environment", "LOG_LEVEL=DEBUG", "--instance-usd-per-hour", "1.408"),
     )
     train, pretrained = job["InputDataConfig"]
     assert train["DataSource"]["S3DataSource"]["S3DataDistributionType"] == "ShardedByS3Key"
@@ -162,6 +164,31 @@ def test_a_failure_shows_the_last_50_lines_and_the_likely_cure(aws, launch):
     assert lines[52].startswith("likely cure: the GPU's memory is too small")
 
 
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("ResourceLimitExceeded: The account-level service limit 'ml.p4d' is 0 Instances", "Service Quotas"),
+        ("CapacityError: Unable to provision requested ML compute capacity", "another --instance-type"),
+        ("ValidationException: Could not assume role arn:aws:iam::1:role/x", "trust sagemaker.amazonaws.com"),
+        ("AccessDeniedException: not authorized to perform: iam:PassRole", "iam:PassRole"),
+        ("ResourceInUse: Training job names must be unique", "the name is taken"),
+        ("Unsupported manifest media type application/vnd.oci.image.index.v1+json", "make push"),
+        ("ClientError: Artifact upload failed: Error 403", "a permission is missing"),
+        ("did not pass the ping health check", "--startup-timeout"),
+        ("MaxRuntimeExceeded", "--max-runtime"),
+        ("PermanentRedirect: wrong region", "another region"),
+        ("ThrottlingException: Rate exceeded", "in a minute"),
+        ("The security token included in the request is expired", "aws sso login"),
+    ],
+)
+def test_what_aws_says_has_a_cure(reason, advice):
+    assert advice in cure(reason)
+
+
+def test_what_nobody_knows_has_none():
+    assert cure("InternalServerError") is None
+
+
 def test_without_a_log_the_container_never_started(aws, launch):
     aws.answers["DescribeTrainingJob"] = [{"TrainingJobStatus": "Failed", "FailureReason": "InternalError"}]
     assert "the container never started" in launch(*TRAIN).stderr
@@ -193,7 +220,6 @@ def test_status_finds_the_way_back_to_a_job(aws, launch, refused):
     result = launch("status", "job-1", "--wait", "--poll-seconds", "0.05")
     assert result.returncode == 0, result.stderr
     assert "Completed" in result.stdout
-    assert "no training job" not in refused("status", "no-such-job")
     assert "of the name no-such-job" in refused("status", "no-such-job")
 
 
