@@ -14,6 +14,9 @@ A model package (its name is in MODEL_PACKAGE, default `surface_normals`) offers
 `<package>.predictor`
     `load`     `load(model_dir)` returns a `Predictor`: weights on the device and one
                prediction made, so that the first request is as fast as the second.
+    `ENGINES`, which may be left out, names what the model can compute its predictions with. Then
+               `load(model_dir, engine=..., threads=...)` is told which, or None for the best, and
+               how many threads of the CPU are its share.
 
 One rule on errors. ValueError is the caller's fault: wrong bytes in `decode`, wrong data or
 hyperparameters in `train`. It may carry a `status` attribute, a 4xx number, where 400 is too
@@ -70,7 +73,11 @@ class Predictor(Protocol):
         """One request's bytes to one input. Raises ValueError when the bytes are wrong."""
 
     def predict(self, inputs: list[Any]) -> list[Any]:
-        """A batch of inputs to as many outputs, in order. Inputs with a `shape` arrive alike."""
+        """A batch of inputs to as many outputs, in order.
+
+        They all have the same `batch_key(input)`, where the model offers such a function (it is called in
+        many threads at once), else the same `shape`, where they have one.
+        """
 
     def encode(self, output: Any, media_type: str) -> bytes:
         """One output as the bytes of one of `response_types`, every choice spelt out: `image/png;bits=8`."""
@@ -87,9 +94,17 @@ def is_distributed(package: str) -> bool:
     return bool(getattr(_import(package, "training"), "DISTRIBUTED", False))
 
 
-def load_predictor(package: str, model_dir: Path) -> Predictor:
+def load_predictor(
+    package: str, model_dir: Path, *, engine: str | None = None, threads: int | None = None
+) -> Predictor:
     """The model in `model_dir`, ready. Raises ModelPackageError, or what the model's `load` raises."""
-    predictor = _name(_import(package, "predictor"), "load")(model_dir)
+    module = _import(package, "predictor")
+    load, engines = _name(module, "load"), getattr(module, "ENGINES", ())
+    if engine is not None and engine not in engines:
+        raise ModelPackageError(
+            f"ENGINE={engine!r}, but {module.__name__} offers {', '.join(engines) or 'no ENGINES'}"
+        )
+    predictor = load(model_dir, engine=engine, threads=threads) if engines else load(model_dir)
     for name in ("request_types", "response_types", "decode", "predict", "encode"):
         if not hasattr(predictor, name):
             raise ModelPackageError(f"{package}.predictor.load() returned an object without `{name}`")

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "training": ({"model_api", "logs", "metrics"}, set()),
     "serving": ({"model_api", "logs", "metrics"}, {"flask", "gunicorn", "prometheus_client", "werkzeug"}),
     "metrics": (set(), {"pynvml", "boto3", "botocore"}),
-    "surface_normals": (set(), {"numpy", "PIL", "safetensors", "torch"}),
+    "surface_normals": (set(), {"numpy", "PIL", "safetensors", "torch", "onnxruntime"}),
     "surface_normals.training": (
         {"surface_normals"},
         {"numpy", "PIL", "safetensors", "torch", "matplotlib", "onnxruntime", "webdataset"},

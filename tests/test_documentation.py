@@ -193,7 +193,7 @@ def test_the_readmes_own_model_goes_through_both_contracts(tmp_path):
     assert served.stdout.strip() == "b'[2.0, 4.0]'", served.stderr
 
 
-@pytest.mark.parametrize("verb", ["upload", "train", "deploy", "invoke", "delete"])
+@pytest.mark.parametrize("verb", ["upload", "train", "deploy", "invoke"])
 def test_the_launch_commands_of_the_readme_are_accepted(verb, tmp_path):
     commands = [
         line

@@ -13,6 +13,7 @@ from serving.health import Health
 from serving.invocation import ATTRIBUTES_HEADER, Invocations
 from serving.model_host import ModelHost
 from serving.request_body import discard_body, limit_stalls
+from serving.request_log import log_request
 from serving.request_metrics import CONTENT_TYPE, RequestMetrics
 from serving.settings import load_settings, run_directory
 from serving.work_report import WorkReport
@@ -49,7 +50,8 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
     @app.before_request
     def arrive() -> None:
         g.arrived = time.monotonic()
-        g.request_id = request.headers.get(REQUEST_ID_HEADER, "")[:64] or uuid.uuid4().hex
+        g.request_id = usable(request.headers.get(REQUEST_ID_HEADER, ""), 64) or uuid.uuid4().hex
+        g.cause = None
         limit_stalls(request, seconds=settings.request_timeout_seconds)
 
     @app.route("/ping", methods=["GET", "POST"])
@@ -88,6 +90,7 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
             metrics.requests.labels(answer.status_code).inc()
             metrics.latency.observe(time.monotonic() - g.arrived)
             hand_attributes_on(answer)
+        log_request(request, answer, request_id=g.request_id, arrived=g.arrived, cause=g.cause)
         return answer
 
     def drain() -> None:
@@ -101,9 +104,18 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
     return app
 
 
+def usable(text: str, length: int) -> str:
+    """A header's text as far as it may stand in an answer's header: Gunicorn refuses to send some of what it takes."""
+    return "".join(character for character in text if " " <= character <= "~")[:length]
+
+
 def hand_attributes_on(answer: Response) -> None:
-    """The client's attributes go back to it, before ours: SageMaker returns only what we set."""
-    parts = [request.headers.get(ATTRIBUTES_HEADER, ""), answer.headers.get(ATTRIBUTES_HEADER, "")]
-    text = ";".join(filter(None, parts))
-    if text and len(text) <= MAX_HEADER and text.isascii():
-        answer.headers[ATTRIBUTES_HEADER] = text
+    """The client's attributes go back to it, before ours: SageMaker returns only what we set.
+
+    Where both are too long, or theirs cannot be sent, ours alone: they say what the numbers mean.
+    """
+    theirs, ours = request.headers.get(ATTRIBUTES_HEADER, ""), answer.headers.get(ATTRIBUTES_HEADER, "")
+    for text in (";".join(filter(None, [theirs, ours])), ours):
+        if text and text == usable(text, MAX_HEADER):
+            answer.headers[ATTRIBUTES_HEADER] = text
+            return

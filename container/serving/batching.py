@@ -1,20 +1,34 @@
 """Between a request's thread and the model: what waits goes through together, in one thread.
 
-    submit -> waiting -> take (equal shapes, at most max_batch) -> predict -> each request's Future
+    submit -> waiting -> take (of one group, at most max_batch) -> predict -> each request's Future
 
-Nothing waits for a batch to fill: the model takes what came while it was busy.
+Nothing waits for a batch to fill: the model takes what came while it was busy. What a batch does to
+its worst input, it does to no other: a batch that fails is halved and tried again.
 """
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 _log = logging.getLogger(__name__)
+
+NO_MEMORY = ("out of memory", "allocate memory", "bad allocation", "bad_alloc")
+"""What CUDA, torch's allocator on the CPU, and ONNX Runtime say."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was not enough memory for an input, or a batch of them: nothing is broken."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
+
+
+def shape_of(value: Any) -> Any:
+    """The usual group: inputs of one shape can be stacked; those without a shape are alike."""
+    return getattr(value, "shape", None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,20 +36,16 @@ class Job:
     """One decoded input, and where its output goes. One whose future is cancelled is dropped."""
 
     input: Any
+    group: Hashable
     output: "Future[Any]" = field(default_factory=Future)
     queued: float = field(default_factory=time.monotonic)
 
-    @property
-    def shape(self) -> Any:
-        """Inputs of one shape can be stacked; those without a shape are alike."""
-        return getattr(self.input, "shape", None)
-
 
 class Batcher:
-    """Hands inputs to `predict`, which takes a list of alike inputs and returns as many outputs.
+    """Hands inputs to `predict`, which takes a list of inputs of one group and returns as many outputs.
 
-    `queue_changed` is told how many inputs wait. Whoever submits bounds that number. `waited` is told
-    how many seconds each of them did.
+    `group_of` tells an input's group; `queue_changed` is told how many inputs wait (whoever submits bounds
+    that number), `waited` how many seconds each of them did.
     """
 
     def __init__(
@@ -45,9 +55,12 @@ class Batcher:
         max_batch: int,
         queue_changed: Callable[[int], None],
         waited: Callable[[float], None],
+        group_of: Callable[[Any], Hashable] = shape_of,
     ) -> None:
         self._model = predict
         self._max_batch = max_batch
+        self._group_of = group_of
+        self._ceilings: dict[Hashable, int] = {}  # of the groups for which max_batch is too much
         self._queue_changed = queue_changed
         self._waited = waited
         self._waiting: deque[Job] = deque()
@@ -56,7 +69,7 @@ class Batcher:
 
     def submit(self, value: Any) -> "Future[Any]":
         """Queue one input; its output, or what `predict` raised for it alone, is the future's."""
-        job = Job(value)
+        job = Job(value, self._group_of(value))
         with self._arrived:
             self._waiting.append(job)
             self._queue_changed(len(self._waiting))
@@ -80,11 +93,12 @@ class Batcher:
             self._began = None
 
     def _take(self) -> list[Job]:
-        """Wait for an input; return it, the oldest, and the next ones that are like it."""
+        """Wait for an input; return it, the oldest, and the next ones of its group."""
         with self._arrived:
             self._arrived.wait_for(lambda: self._waiting)
-            shape = self._waiting[0].shape
-            jobs = [job for job in self._waiting if job.shape == shape][: self._max_batch]
+            group = self._waiting[0].group
+            limit = self._ceilings.get(group, self._max_batch)
+            jobs = [job for job in self._waiting if job.group == group][:limit]
             for job in jobs:
                 self._waiting.remove(job)
             self._queue_changed(len(self._waiting))
@@ -106,6 +120,14 @@ class Batcher:
                 "a batch of %d failed (%s: %s): trying halves", len(jobs), type(error).__name__, error
             )
             middle = len(jobs) // 2
+            if is_out_of_memory(error):
+                self._ceilings[jobs[0].group] = middle
+                _log.warning(
+                    "not enough memory for %d inputs of %s together: at most %d from now on",
+                    len(jobs),
+                    jobs[0].group,
+                    middle,
+                )
             self._predict(jobs[:middle])
             self._predict(jobs[middle:])
             return

@@ -15,6 +15,7 @@ from prometheus_client import multiprocess
 
 import logs
 from metrics.agent_process import AgentProcess, start_agent
+from serving.capacity import Capacity
 from serving.failure import last_words
 from serving.gunicorn_worker import Worker
 from serving.health import forget_worker
@@ -41,7 +42,7 @@ class InheritingLogger(Logger):  # type: ignore[misc]
 
 
 bind = f"0.0.0.0:{_settings.port}"
-workers = _settings.workers or max(1, len(_gpus))
+workers = Capacity.of(_settings).workers
 _work_address = f"serving-{secrets.token_hex(8)}" if _settings.gpu_metrics else None
 wsgi_app = f"serving.app:create_app(workers={workers}, work_address={_work_address!r})"
 worker_class = Worker

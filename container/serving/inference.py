@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from model_api import Predictor
-from serving.batching import Batcher
+from serving.batching import Batcher, is_out_of_memory
 from serving.errors import RequestError
 from serving.health import Health
 from serving.media_types import JSON, carried_type
@@ -62,14 +62,17 @@ class Inference:
     def result(self, output: "Future[Any]") -> Any:
         """What the model made of it. Raises RequestError 504 or 507, or what the model raised."""
         left = max(0.0, self._end - time.monotonic())
-        if not concurrent.futures.wait([output], timeout=left).done:
+        try:
+            error = output.exception(timeout=left)
+        except concurrent.futures.TimeoutError:
             output.cancel()  # if it still waits, the model is spared the work
             if self._batcher.running_seconds > HANGS * self._timeout_seconds:
                 self._health.prediction_hangs(self._batcher.running_seconds)
-            raise RequestError(504, f"no answer within {self._timeout_seconds} s (REQUEST_TIMEOUT_SECONDS)")
-        error = output.exception()
+            raise RequestError(
+                504, f"no answer within {self._timeout_seconds} s (REQUEST_TIMEOUT_SECONDS)"
+            ) from None
         if error is not None:
-            if isinstance(error, MemoryError) or "out of memory" in str(error):
+            if is_out_of_memory(error):
                 raise RequestError(507, "not enough memory for this input") from error  # the model is well
             self._health.prediction_failed(error)
             raise error

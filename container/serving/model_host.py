@@ -3,13 +3,13 @@
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model_api import ModelPackageError, Predictor, load_predictor
-from serving.batching import Batcher
+from serving.batching import Batcher, shape_of
 from serving.failure import leave_with
 from serving.health import Health
 from serving.media_types import JSON, JSON_LINES, AnswerType, Offer, default_answer
@@ -30,6 +30,8 @@ class LoadedModel:
     """Its `response_types`."""
     default: AnswerType
     """Its answer to a request that asks for nothing."""
+    group_of: Callable[[Any], Hashable]
+    """Which inputs may go through it together."""
 
     @classmethod
     def of(cls, predictor: Predictor, default_accept: str | None) -> "LoadedModel":
@@ -42,7 +44,7 @@ class LoadedModel:
                 f"{list(predictor.response_types)}"
             )
         request_types = tuple(dict.fromkeys([*predictor.request_types, JSON, JSON_LINES]))
-        return cls(predictor, request_types, offers, default)
+        return cls(predictor, request_types, offers, default, getattr(predictor, "batch_key", shape_of))
 
 
 class ModelHost:
@@ -65,6 +67,7 @@ class ModelHost:
             self._predict,
             max_batch=settings.max_batch,
             queue_changed=metrics.queue_depth.set,
+            group_of=self._group_of,
             waited=metrics.stage.labels("queue").observe,
         )
 
@@ -96,10 +99,16 @@ class ModelHost:
         settings = self._settings
         folder = find_model(settings.model_dir)
         _log.info("loading %s from %s", settings.model_package, folder)
-        predictor = load_predictor(settings.model_package, folder)
+        predictor = load_predictor(
+            settings.model_package, folder, engine=settings.engine, threads=settings.threads
+        )
         self.loaded = LoadedModel.of(predictor, settings.default_accept)
         self._health.loading_done()
         _log.info("ready: takes %s, makes %s", list(predictor.request_types), list(predictor.response_types))
+
+    def _group_of(self, value: Any) -> Hashable:
+        assert self.loaded is not None
+        return self.loaded.group_of(value)
 
     def _predict(self, inputs: list[Any]) -> list[Any]:
         assert self.loaded is not None

@@ -124,6 +124,23 @@ class Settings:
             "processes, each with its own copy of the model; unset: one per visible GPU, one without a GPU",
         ),
     )
+    threads: int | None = field(
+        default=None,
+        metadata=variable(
+            "OMP_NUM_THREADS",
+            whole_number(1, 1024),
+            "threads of a worker's compute on the CPU; unset: its share of the cores that the container may use",
+        ),
+    )
+    engine: str | None = field(
+        default=None,
+        metadata=variable(
+            "ENGINE",
+            str,
+            "what computes the predictions, of those that the model offers: `eager` (torch) or `onnx` "
+            "(ONNX Runtime, on the CPU); unset: `onnx` on a CPU where the model was exported, else `eager`",
+        ),
+    )
     default_accept: str | None = field(
         default=None,
         metadata=variable(
@@ -319,14 +336,20 @@ def run_directory() -> Path:
         ) from None
 
 
-def gunicorn_environment(run_directory: Path) -> dict[str, str]:
-    """This process's environment, with what Gunicorn and the processes below it need besides."""
+def gunicorn_environment(run_directory: Path, threads: int) -> dict[str, str]:
+    """This process's environment, with what Gunicorn and the processes below it need besides.
+
+    `threads`: of each worker's compute. The libraries read it when they are loaded.
+    """
     program = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [program, os.environ.get("PYTHONPATH")]))
     return {
         # Threads that spin while they wait slow torch down tenfold as soon as anything else runs on the host.
         "OMP_WAIT_POLICY": "PASSIVE",
+        # Large buffers cost a page fault for every 4 KB otherwise, each time anew.
+        "THP_MEM_ALLOC_ENABLE": "1",
         **os.environ,
+        "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": path,
         "PROMETHEUS_MULTIPROC_DIR": str(run_directory),
     }

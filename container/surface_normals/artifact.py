@@ -1,7 +1,7 @@
 """The artifact: what a training job leaves in /opt/ml/model and an endpoint finds there.
 
-`model.safetensors` holds the weights, `model.json` all else that is needed to use them. Nothing is
-ever unpickled.
+`model.safetensors` holds the weights, `model.json` all else that is needed to use them
+(description.py). Nothing is ever unpickled.
 """
 
 import json
@@ -13,21 +13,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from surface_normals.encoders import IMAGENET_MEAN, IMAGENET_STD
+from surface_normals.description import CONVENTIONS, DESCRIPTION, FORMAT, WEIGHTS, read_description
 from surface_normals.network import Shape, SurfaceNormalNetwork
-
-FORMAT = 1
-CONVENTIONS: dict[str, Any] = {
-    "axes": "rdf",
-    "normalisation": {
-        "mean": list(IMAGENET_MEAN),
-        "std": list(IMAGENET_STD),
-        "range": [0, 1],
-        "order": "RGB",
-    },
-}
-"""What the network's code takes for granted; a model that states others is refused."""
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
 def save_artifact(model_dir: Path, network: SurfaceNormalNetwork, facts: dict[str, Any]) -> None:
@@ -44,20 +31,11 @@ def load_artifact(model_dir: Path) -> tuple[SurfaceNormalNetwork, dict[str, Any]
 
     Raises ValueError when a file is missing, unreadable, or of another format or architecture.
     """
-    path = model_dir / DESCRIPTION
-    if not path.is_file() or not (model_dir / WEIGHTS).is_file():
-        found = ", ".join(sorted(entry.name for entry in model_dir.glob("*"))[:5]) or "nothing"
-        raise ValueError(f"{model_dir} has no {WEIGHTS} with {DESCRIPTION}; it holds {found}")
+    description = read_description(model_dir)
     try:
-        description = json.loads(path.read_text())
-        if description["format"] != FORMAT:
-            raise ValueError(f"format {description['format']!r}; this version reads format {FORMAT}")
-        for name, value in CONVENTIONS.items():
-            if description[name] != value:
-                raise ValueError(f"{name} {description[name]!r}; this version has {value!r}")
         network = SurfaceNormalNetwork(_read_shape(description["architecture"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} does not describe a model of ours: {error!r}") from error
+        raise ValueError(f"{model_dir / DESCRIPTION} does not describe a model of ours: {error!r}") from error
     try:
         network.load_state_dict(load_file(model_dir / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:

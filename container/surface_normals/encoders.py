@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from surface_normals.description import IMAGENET_MEAN, IMAGENET_STD
+
 TIMM = "timm:"
 DROPPED_PATHS = 0.1
 """Largest share of a ConvNeXt's blocks that a training step leaves out; torchvision's 0.5 is for weeks of ImageNet."""

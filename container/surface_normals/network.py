@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from surface_normals.encoders import IMAGENET_MEAN, IMAGENET_STD, build_encoder, conv_norm_relu
+from surface_normals.description import IMAGENET_MEAN, IMAGENET_STD
+from surface_normals.encoders import build_encoder, conv_norm_relu
 
 ASSUMED_FIELD_OF_VIEW_DEGREES = 60.0
 MIN_CONCENTRATION = 0.01

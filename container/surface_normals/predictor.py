@@ -1,18 +1,36 @@
-"""The serving half of the model: bytes in, normal map out. Training evaluates through it too."""
+"""The serving half of the model: bytes in, normal map out. Training evaluates through it too.
 
+    decode -> pad -> engine (torch_engine.py or onnx_engine.py) -> crop -> encode
+
+Nothing here needs torch; the engine that does is imported when it is chosen.
+"""
+
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from surface_normals import codecs
 from surface_normals.answers import RESPONSE_TYPES, encode_answer
-from surface_normals.artifact import load_artifact
-from surface_normals.device import pick_device
-from surface_normals.network import SurfaceNormalNetwork, expected_error_degrees
+from surface_normals.device import has_gpu_driver
+from surface_normals.onnx_engine import OnnxEngine, has_onnx
+
+ENGINES = ("eager", "onnx")
+
+_log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """What computes: a network, ready."""
+
+    stride: int
+    """Sides must be a multiple of it."""
+
+    def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Pictures (B, H, W, 3) to normals (B, H, W, 3) and expected errors (B, H, W) in degrees."""
 
 
 @dataclass(frozen=True)
@@ -26,45 +44,60 @@ class NormalMap:
 
 
 class SurfaceNormalPredictor:
-    """A network on its device, behind the seam's five names."""
+    """An engine behind the seam's names."""
 
     request_types = (*codecs.PICTURE_FORMATS, codecs.NPY)
     response_types = RESPONSE_TYPES
 
-    def __init__(self, network: SurfaceNormalNetwork, device: torch.device) -> None:
-        self.network = network.to(device).eval()
-        self.device = device
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     def decode(self, body: bytes, media_type: str) -> codecs.Picture:
         """Bytes of a JPEG, PNG, WebP or .npy picture as uint8 (H, W, 3). Raises ValueError."""
         return codecs.decode_picture(body, media_type)
 
-    @torch.inference_mode()
-    def predict(self, inputs: list[codecs.Picture]) -> list[NormalMap]:
-        """Pictures uint8 (H, W, 3) of one size to their normal maps."""
-        height, width = inputs[0].shape[:2]
-        pictures = torch.from_numpy(np.stack(inputs)).to(self.device).permute(0, 3, 1, 2).float() / 255
-        normals, concentration = self.network(self._pad(pictures))
-        normals = normals[:, :, :height, :width].permute(0, 2, 3, 1).cpu().numpy()
-        errors = expected_error_degrees(concentration)[:, 0, :height, :width].cpu().numpy()
-        return [NormalMap(*pair) for pair in zip(normals, errors, strict=True)]
+    def batch_key(self, picture: codecs.Picture) -> tuple[int, int]:
+        """The size that the network sees: pictures that are padded to the same go together."""
+        height, width = (side + -side % self._engine.stride for side in picture.shape[:2])
+        return height, width
 
-    def _pad(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Repeat the last row and column up to the next multiple of the network's stride."""
-        down, right = (-side % self.network.stride for side in pictures.shape[-2:])
-        return F.pad(pictures, (0, right, 0, down), mode="replicate") if down or right else pictures
+    def predict(self, inputs: list[codecs.Picture]) -> list[NormalMap]:
+        """Pictures uint8 (H, W, 3) of one `batch_key` to their normal maps."""
+        padded = np.empty((len(inputs), *self.batch_key(inputs[0]), 3), np.uint8)
+        for whole, picture in zip(padded, inputs, strict=True):
+            height, width = picture.shape[:2]
+            whole[:height, :width] = picture
+            whole[:height, width:] = picture[:, -1:]  # the last row and column again and again
+            whole[height:] = whole[height - 1]
+        maps = zip(inputs, *self._engine.run(padded), strict=True)
+        return [
+            NormalMap(normals[: len(picture), : len(picture[0])], errors[: len(picture), : len(picture[0])])
+            for picture, normals, errors in maps
+        ]
 
     def encode(self, output: NormalMap, media_type: str) -> bytes:
         """A normal map as one of `response_types`, `media_type` having every choice spelt out."""
         return encode_answer(output.normals, output.expected_error_degrees, media_type)
 
 
-def load(model_dir: Path) -> SurfaceNormalPredictor:
+def load(model_dir: Path, *, engine: str | None = None, threads: int | None = None) -> SurfaceNormalPredictor:
     """The model in `model_dir`, on its device, warmed up by one prediction.
 
+    `engine`: one of ENGINES; None: `onnx` on a CPU where the model has been exported, it is the faster
+    one there, else `eager`. `threads` of a CPU's compute; None: as the engine thinks best.
     Raises ValueError when the folder holds no model of ours, RuntimeError when the GPU is unusable.
     """
-    network, _ = load_artifact(model_dir)
-    predictor = SurfaceNormalPredictor(network, pick_device())
+    if engine is None:
+        engine = "onnx" if not has_gpu_driver() and has_onnx(model_dir) else "eager"
+    _log.info("engine: %s", engine)
+    predictor = SurfaceNormalPredictor(_load_engine(engine, model_dir, threads))
     predictor.predict([np.zeros((64, 64, 3), dtype=np.uint8)])
     return predictor
+
+
+def _load_engine(name: str, model_dir: Path, threads: int | None) -> Engine:
+    if name == "onnx":
+        return OnnxEngine(model_dir, threads)
+    from surface_normals.torch_engine import load_engine  # seconds, and absent where only ONNX is served
+
+    return load_engine(model_dir, threads)

@@ -73,5 +73,15 @@ def test_serving_on_a_taken_port_names_the_variable(make, tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "given"), [((), False), (("ALLOW_DIRTY=1",), True), (("ALLOW_DIRTY=0",), False)]
+)
+def test_uncommitted_changes_are_pushed_only_on_demand(make, words, given):
+    ended = make("--dry-run", "-o", ".venv/installed", "push", "REGISTRY=localhost:5000", *words)
+
+    assert "--registry localhost:5000" in ended.stdout
+    assert ("--allow-dirty" in ended.stdout) == given
+
+
 def lines_of_ours(ended):
     return [line for line in ended.stderr.splitlines() if not line.startswith("make")]

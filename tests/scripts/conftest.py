@@ -45,6 +45,20 @@ def start(command, url, log: Path, deadline_seconds=60, **variables):
             time.sleep(0.1)
 
 
+# What these answer unless a test says otherwise.
+UNKNOWN_TO_MOTO = {
+    "ListInferenceComponents": {"InferenceComponents": []},
+    "StopTrainingJob": {},
+    "StopTransformJob": {},
+    "CreateInferenceComponent": {
+        "InferenceComponentArn": "arn:aws:sagemaker:us-east-1:1:inference-component/c"
+    },
+    "DescribeInferenceComponent": {"InferenceComponentStatus": "InService"},
+    "DeleteInferenceComponent": {},
+    "UpdateEndpoint": {"EndpointArn": "arn:aws:sagemaker:us-east-1:123456789012:endpoint/e"},
+}
+
+
 class Recorder(BaseHTTPRequestHandler):
     """Passes requests on to moto, remembers them, and lays what a test wants over single answers."""
 
@@ -61,6 +75,8 @@ class Recorder(BaseHTTPRequestHandler):
                 return
         aws.requests.append((operation, body))
         laid_over = aws.answers[operation].pop(0) if aws.answers.get(operation) else {}
+        if operation in UNKNOWN_TO_MOTO and not laid_over:
+            laid_over = {"status": 200, **UNKNOWN_TO_MOTO[operation]}
         if laid_over is None:
             self.close_connection = True
             return
@@ -173,31 +189,52 @@ def environment(aws, tmp_path):
 
 
 @pytest.fixture
-def launch(environment, tmp_path):
-    """Run launch.py as a user does."""
+def launch_process(environment, tmp_path):
+    """Start launch.py as a user does."""
 
-    def run(*arguments, **changes):
+    def start(*arguments, **changes):
         variables = {name: value for name, value in (environment | changes).items() if value is not None}
         command = [sys.executable, str(SCRIPTS / "launch.py"), *map(str, arguments)]
-        return subprocess.run(
-            command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120, check=False
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+
+    return start
+
+
+@pytest.fixture
+def launch(environment, monkeypatch, capsys, tmp_path):
+    """Run launch.py's main in this process, which is faster: there are many commands to try."""
+
+    def run(*arguments, **changes):
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            for name in [*os.environ]:
+                patch.delenv(name)
+            for name, value in (environment | changes).items():
+                if value is not None:
+                    patch.setenv(name, value)
+            capsys.readouterr()
+            code, said = 0, ""
+            try:
+                launch_script.main([str(argument) for argument in arguments])
+            except SystemExit as end:  # with a text Python prints it and exits with 1
+                code, said = (1, f"{end.code}\n") if isinstance(end.code, str) else (end.code, "")
+        output, errors = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, output, errors + said)
 
     return run
 
 
 @pytest.fixture
-def refused(environment, monkeypatch):
-    """What launch.py says before it ends with status 1; in this process, since there are many to try."""
+def refused(launch):
+    """What launch.py says before it ends with status 1."""
 
     def run(*arguments):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        with pytest.raises(SystemExit) as end:
-            launch_script.main([str(argument) for argument in arguments])
-        [line] = end.value.code.splitlines()  # a text: Python prints it and exits with 1
-        assert line.startswith("launch: ")
-        return line
+        result = launch(*arguments)
+        assert result.returncode == 1, result.stdout
+        assert result.stderr.splitlines()[-1]
+        return result.stderr[result.stderr.index("launch: ") :].rstrip()
 
     return run
 

@@ -21,10 +21,12 @@ class RecordingModel:
         return self.double(inputs)
 
 
-def run(model, inputs, max_batch=4):
+def run(model, inputs, max_batch=4, **options):
     """Submit all inputs, then start the thread; the futures in order, and the depths that were told."""
     depths = []
-    batcher = Batcher(model, max_batch=max_batch, queue_changed=depths.append, waited=lambda seconds: None)
+    batcher = Batcher(
+        model, max_batch=max_batch, queue_changed=depths.append, waited=lambda seconds: None, **options
+    )
     futures = [batcher.submit(value) for value in inputs]
     threading.Thread(target=batcher.run, daemon=True).start()
     return futures, depths
@@ -76,6 +78,47 @@ def test_a_cancelled_input_is_dropped():
     threading.Thread(target=batcher.run, daemon=True).start()
     assert stays.result(timeout=5) == 4
     assert model.batches == [[2]]
+
+
+def test_what_the_model_calls_alike_goes_together():
+    model = RecordingModel()
+    futures, _ = run(model, [1, 2, 3, 4], group_of=lambda value: value % 2)
+    assert results(futures) == [2, 4, 6, 8]
+    assert model.batches == [[1, 3], [2, 4]]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
+    ],
+    ids=["host", "CUDA", "torch"],
+)
+def test_a_batch_that_bursts_the_memory_lowers_the_ceiling_and_fails_nobody(error, caplog):
+    gathered = threading.Event()
+
+    def double(inputs):
+        gathered.wait(5)
+        if len(inputs) > 3:
+            raise error
+        return [2 * value for value in inputs]
+
+    model = RecordingModel(double)
+    batcher = Batcher(model, max_batch=8, queue_changed=lambda depth: None, waited=lambda seconds: None)
+    threading.Thread(target=batcher.run, daemon=True).start()
+    for _ in range(2):
+        model.batches.clear()
+        gathered.clear()
+        blocker = batcher.submit(100)
+        while batcher.running_seconds == 0:
+            time.sleep(0.001)
+        futures = [batcher.submit(value) for value in range(8)]
+        gathered.set()
+        assert results([blocker, *futures]) == [200, 0, 2, 4, 6, 8, 10, 12, 14]
+    assert [len(batch) for batch in model.batches] == [1, 2, 2, 2, 2]
+    assert "at most 2 from now on" in caplog.text
 
 
 def test_it_tells_how_long_each_input_waited():

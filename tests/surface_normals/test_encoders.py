@@ -13,6 +13,7 @@ from surface_normals.artifact import load_artifact, save_artifact
 from surface_normals.encoders import CUTS, build_encoder
 from surface_normals.network import SHAPES, SurfaceNormalNetwork, shape_of
 from surface_normals.predictor import SurfaceNormalPredictor
+from surface_normals.torch_engine import TorchEngine
 from surface_normals.training.config import ENCODERS, Config
 
 EFFICIENTNET, CONVNEXT, TRANSFORMER = "timm:test_efficientnet", "timm:test_convnext2", "timm:test_vit"
@@ -142,4 +143,6 @@ def test_without_rays_the_network_has_no_place_for_them():
     assert [layer.in_channels - 2 for layer in with_rays.lateral] == [
         layer.in_channels for layer in without.lateral
     ]
-    assert SurfaceNormalPredictor(without, torch.device("cpu")).predict([np.zeros((32, 32, 3), np.uint8)])
+    assert SurfaceNormalPredictor(TorchEngine(without, torch.device("cpu"))).predict(
+        [np.zeros((32, 32, 3), np.uint8)]
+    )

@@ -11,6 +11,7 @@ from surface_normals import predictor
 from surface_normals.artifact import load_artifact, save_artifact
 from surface_normals.network import SHAPES, SurfaceNormalNetwork, expected_error_degrees
 from surface_normals.predictor import SurfaceNormalPredictor
+from surface_normals.torch_engine import TorchEngine
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def ready(tiny):
-    return SurfaceNormalPredictor(tiny, torch.device("cpu"))
+    return SurfaceNormalPredictor(TorchEngine(tiny, torch.device("cpu")))
 
 
 def picture(height, width, seed=0):

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surface_normals.predictor import NormalMap, SurfaceNormalPredictor
+from surface_normals.torch_engine import TorchEngine
 from surface_normals.training.activations import ActivationWatch
 from surface_normals.training.calibration import Calibration
 from surface_normals.training.dataset import PictureDataset, Sample
@@ -149,16 +150,16 @@ def picture_metrics(errors: NDArray[np.float64]) -> dict[str, float]:
 
 
 def evaluate(
-    predictor: SurfaceNormalPredictor,
+    engine: TorchEngine,
     dataset: PictureDataset,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
-    """Measure the predictor on a data set, every picture at its own size; None when stopped.
+    """Measure a network on a data set as it serves, every picture at its own size; None when stopped.
 
     Raises ValueError when no pixel has truth.
     """
     evaluation = Evaluation(len(dataset))
-    watch = ActivationWatch(predictor.network)
+    predictor, watch = SurfaceNormalPredictor(engine), ActivationWatch(engine.network)
     for index in range(len(dataset)):
         if should_stop():
             return None

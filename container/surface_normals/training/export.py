@@ -8,6 +8,7 @@ Both take `picture`, float32 (B, 3, H, W), RGB in 0..1, H and W multiples of the
 give `normals` (B, 3, H, W) in `rdf` and `concentration` (B, 1, H, W). Normalisation is inside.
 """
 
+import hashlib
 import io
 import json
 import logging
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from surface_normals.artifact import load_artifact, write_atomically
+from surface_normals.description import WEIGHTS
 from surface_normals.network import SurfaceNormalNetwork
 from surface_normals.training.evaluation import angular_error_degrees
 
@@ -76,7 +78,11 @@ def _write(
         raise ValueError(f"its normals are {difference:.3f} degrees from the network's")
     write_atomically(model_dir / FILES[kind], data)
     logger.info("%s written: %.1e degrees from the network", FILES[kind], difference)
-    facts = {"mean_difference_degrees": difference, "side_multiple_of": network.stride}
+    facts = {
+        "mean_difference_degrees": difference,
+        "side_multiple_of": network.stride,
+        "weights_sha256": hashlib.sha256((model_dir / WEIGHTS).read_bytes()).hexdigest(),
+    }
     return facts if kind == "torch" else {**facts, "opset": ONNX_OPSET}
 
 

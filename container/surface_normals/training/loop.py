@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from surface_normals import predictor
 from surface_normals.artifact import save_artifact
 from surface_normals.device import pick_device
 from surface_normals.network import SurfaceNormalNetwork
+from surface_normals.torch_engine import load_engine
 from surface_normals.training import batch_size, provenance
 from surface_normals.training.augmentation import strength
 from surface_normals.training.batches import training_batches
@@ -171,7 +171,7 @@ def _finish(
         )
     elif validation_set:
         # Once more from the files, through the code that serves them: what is measured is what is deployed.
-        evaluation = evaluate(predictor.load(model_dir), validation_set, should_stop)
+        evaluation = evaluate(load_engine(model_dir), validation_set, should_stop)
         if evaluation:
             outcome.measured(evaluation, trainer.step)
             facts = {**facts, "validation": evaluation.metrics()}

@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from surface_normals.artifact import DESCRIPTION, WEIGHTS, load_artifact
+from surface_normals.artifact import load_artifact
+from surface_normals.description import DESCRIPTION, WEIGHTS
 from surface_normals.encoders import Encoder
 from surface_normals.network import SurfaceNormalNetwork
 from surface_normals.training.config import Config

@@ -15,9 +15,9 @@ from torch.amp.grad_scaler import GradScaler
 from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
-from surface_normals import predictor
 from surface_normals.device import pick_device
 from surface_normals.network import SurfaceNormalNetwork, shape_of
+from surface_normals.torch_engine import TorchEngine
 from surface_normals.training import checkpoints
 from surface_normals.training.batches import Batch
 from surface_normals.training.compiling import compiled
@@ -173,7 +173,7 @@ class Trainer:
 
         def work(should_stop: Callable[[], bool]) -> Evaluation | None:
             assert model is not None  # the leader's work
-            return evaluate(predictor.SurfaceNormalPredictor(model, self.device), dataset, should_stop)
+            return evaluate(TorchEngine(model, self.device), dataset, should_stop)
 
         return self.ranks.leader_alone(work, should_stop)
 

@@ -1,0 +1,80 @@
+"""One of predict's engines, `onnx`: the exported network in ONNX Runtime, on the CPU. Needs no torch.
+
+Training writes `model.onnx` (hyperparameter `export`) and, in export.json, which weights it was made of.
+"""
+
+import hashlib
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surface_normals.description import WEIGHTS, read_description
+
+PROGRAM, FACTS = "model.onnx", "export.json"
+
+
+class OnnxEngine:
+    """The network of `model_dir`, computed by `threads` threads.
+
+    Raises ValueError when the folder has no model.onnx that was made of its weights.
+    """
+
+    def __init__(self, model_dir: Path, threads: int | None = None) -> None:
+        import onnxruntime  # here, so that it may be missing where another engine is used
+
+        read_description(model_dir)  # its conventions are the network's own
+        self.stride = checked_stride(model_dir)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        # Threads that spin while they wait slow everything down as soon as anything else runs on the host.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            model_dir / PROGRAM, options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Pictures (B, H, W, 3), H and W multiples of `stride`, to normals (B, H, W, 3) and expected errors
+        (B, H, W) in degrees."""
+        x = np.multiply(pictures.transpose(0, 3, 1, 2), np.float32(1 / 255), dtype=np.float32, order="C")
+        normals, concentration = self._session.run(["normals", "concentration"], {"picture": x})
+        return np.moveaxis(normals, 1, 3), expected_error_degrees(concentration[:, 0])
+
+
+def has_onnx(model_dir: Path) -> bool:
+    """Whether the folder has a model.onnx made of its weights, and ONNX Runtime is installed."""
+    if find_spec("onnxruntime") is None:
+        return False
+    try:
+        checked_stride(model_dir)
+    except ValueError:
+        return False
+    return True
+
+
+def checked_stride(model_dir: Path) -> int:
+    """What sides must be a multiple of. Raises ValueError when model.onnx is missing or of other weights."""
+    try:
+        facts = json.loads((model_dir / FACTS).read_text())[PROGRAM]
+        stride, made_of = int(facts["side_multiple_of"]), facts["weights_sha256"]
+        if not (model_dir / PROGRAM).is_file():
+            raise FileNotFoundError(PROGRAM)
+        found = hashlib.sha256((model_dir / WEIGHTS).read_bytes()).hexdigest()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{model_dir} has no {PROGRAM} described by {FACTS}: train with export=onnx ({error!r})"
+        ) from error
+    if made_of != found:
+        raise ValueError(f"{model_dir / PROGRAM} was made of other weights than {WEIGHTS}: export it again")
+    return stride
+
+
+def expected_error_degrees(concentration: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What network.py's function of this name computes, in NumPy."""
+    k = concentration
+    tail = np.exp(-np.float32(np.pi) * k)
+    errors: NDArray[np.float32] = np.rad2deg(2 * k / (k * k + 1) + np.float32(np.pi) * tail / (1 + tail))
+    return errors
