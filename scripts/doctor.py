@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from botocore.exceptions import ClientError
 
-from launch_calls import Aws
+from launching.calls import Aws
 from metrics_queries import add_region, curves, one_line_errors
 
 LOG_GROUPS = {"job": "/aws/sagemaker/TrainingJobs", "endpoint": "/aws/sagemaker/Endpoints/{name}"}

@@ -14,7 +14,7 @@ from boto3.exceptions import Boto3Error
 from botocore.client import BaseClient
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
-from launch_calls import LaunchError
+from launching.calls import LaunchError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "container"))
 

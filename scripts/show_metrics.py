@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch_calls import Aws
+from launching.calls import Aws
 from metrics_queries import Curve, add_region, curves, one_line_errors
 
 BLOCKS = "▁▂▃▄▅▆▇█"

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from launch_calls import LaunchError
+from launching.calls import LaunchError
 from metrics_queries import NAMESPACE
 
 MINUTE = 60
