@@ -13,7 +13,6 @@ from typing import Any
 
 from launching.calls import Aws, Call
 from launching.limits import check_limits
-from launching.watch import say
 from metrics_queries import NAMESPACE, add_region, one_line_errors
 from watch_alarms import Watched, alarms
 
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             names = [alarm["AlarmName"] for alarm in alarm_set]
             aws(Call("cloudwatch", "delete_alarms", {"AlarmNames": names}))
             aws(Call("cloudwatch", "delete_dashboards", {"DashboardNames": [watched.name]}))
-            say(f"dashboard {watched.name} and {len(names)} alarms are deleted")
+            print(f"dashboard {watched.name} and {len(names)} alarms are deleted")
             return
         region = aws.client("cloudwatch").meta.region_name
         board = body(watched, region)
@@ -72,10 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ),
             *(Call("cloudwatch", "put_metric_alarm", alarm) for alarm in alarm_set),
         ]
-        check_limits(calls, options.region)
+        check_limits(calls, region)
         for call in calls:
             aws(call)
-        say(f"dashboard {watched.name} with {len(alarm_set)} alarms")
+        print(f"dashboard {watched.name} with {len(alarm_set)} alarms")
         print(
             f"https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}#dashboards/dashboard/{watched.name}"
         )

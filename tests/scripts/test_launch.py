@@ -238,11 +238,3 @@ def test_a_refusal_of_aws_is_one_line(aws, launch):
     assert one_line(launch(*TRAIN)) == (
         "launch: AWS refused CreateTrainingJob: AccessDeniedException: User: me is not authorized"
     )
-
-
-@pytest.mark.parametrize("verb", [TRAIN, DEPLOY])
-def test_the_price_of_an_instance_reaches_the_container(launch, verb):
-    result = launch(*verb, "--instance-usd-per-hour", "1.41", "--dry-run")
-    assert result.returncode == 0, result.stderr
-    assert json.dumps({"INSTANCE_USD_PER_HOUR": "1.41"})[1:-1] in result.stdout
-    assert "INSTANCE_USD_PER_HOUR" not in launch(*verb, "--dry-run").stdout
