@@ -70,6 +70,18 @@ def test_a_body_larger_than_what_waits_is_read_to_its_end(shared_server):
         assert answer_of(client) == (200, b"[2.0]")
 
 
+def test_a_large_body_that_stalls_is_408_and_its_place_is_free_again(start_server):
+    server = start_server(REQUEST_TIMEOUT_SECONDS=1, MAX_QUEUE=1)
+    with connect(server) as client:
+        client.sendall(HEAD + b"Content-Length: 200000\r\n\r\n" + b" " * 100_000)
+        server.wait_for_metric("inference_in_flight_requests", 1)
+        assert server.invoke([1]).status_code == 503
+        status, body = answer_of(client)
+        assert (status, b"did not come" in body) == (408, True)
+    server.wait_for_metric("inference_in_flight_requests", 0)
+    assert server.invoke([1]).json() == [2]
+
+
 def test_silent_clients_do_not_delay_the_end(start_server):
     server = start_server()
     with contextlib.ExitStack() as stack:
