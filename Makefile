@@ -8,6 +8,8 @@ DOCKER ?= docker
 PROJECT ?= surface-normals
 ## MODEL_PACKAGE  folder under container/ that holds the model; put your own here
 MODEL_PACKAGE ?= surface_normals
+## CUDA        of the images: 12 (12.8, any driver from 525 on) or 13 (13.0, from 580 on)
+CUDA ?= 12
 ## BASE_IMAGE  what the images are built on; empty: as the Dockerfiles say
 BASE_IMAGE ?=
 ## BUILD_ARGS  more words for `docker build`, as in --network=host
@@ -20,19 +22,22 @@ PORT ?= 8080
 IMAGE_FILE ?=
 ## REGISTRY    where push goes; empty: ECR of your AWS account
 REGISTRY ?=
+## QUICK       not empty: chaos takes seconds for each of its experiments
+QUICK ?=
 ## AWS_REGION  of that ECR; empty: as your AWS profile says
 AWS_REGION ?=
+## ALLOW_DIRTY 1: push images of uncommitted changes, tagged so
+ALLOW_DIRTY ?=
 
 VENV := .venv
 INSTALLED := $(VENV)/installed
 RUN := $(VENV)/bin/python
 OPT_ML := $(LOCAL_DIR)/opt/ml
 
-export PROJECT DOCKER MODEL_PACKAGE BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IMAGE_FILE
+export PROJECT DOCKER MODEL_PACKAGE CUDA BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IMAGE_FILE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock sample-data build build-train build-serve \
-	train-local serve-local invoke-local push bench-training bench-serving clean
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*## .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -66,13 +71,19 @@ lock: $(INSTALLED) ## re-make the hashed locks from container/requirements/*.in
 sample-data: $(INSTALLED) ## a small job for train-local, under LOCAL_DIR: generated pictures, hyperparameters
 	@$(RUN) scripts/sample_job.py $(OPT_ML)
 
-build: build-train build-serve ## build both images
+build: build-train build-serve ## build both images, and write what is in them to train.cdx.json, serve.cdx.json
 
 build-train: ## build PROJECT-train:local
 	@scripts/build_image.sh train
 
 build-serve: ## build PROJECT-serve:local
 	@scripts/build_image.sh serve
+
+image-report: $(INSTALLED) ## layers and the largest folders of both images
+	@$(RUN) scripts/image_report.py --docker '$(DOCKER)' $(PROJECT)-train:local $(PROJECT)-serve:local
+
+pin-base: $(INSTALLED) ## write the digests of the base images into the Dockerfiles, from their registry
+	@$(RUN) scripts/pin_base.py --docker '$(DOCKER)'
 
 # A first run has no data: it gets the sample data.
 train-local: build-train $(if $(wildcard $(OPT_ML)/input/data/train/*),,sample-data) ## train in the image, on LOCAL_DIR/opt/ml
@@ -86,7 +97,8 @@ invoke-local: ## send IMAGE_FILE=photo.jpg to serve-local; the normal map goes t
 
 push: $(INSTALLED) ## push both images to ECR or REGISTRY, and write their digests
 	@$(RUN) scripts/push.py --project $(PROJECT) --docker '$(DOCKER)' \
-		$(if $(REGISTRY),--registry $(REGISTRY)) $(if $(AWS_REGION),--region $(AWS_REGION))
+		$(if $(REGISTRY),--registry $(REGISTRY)) $(if $(AWS_REGION),--region $(AWS_REGION)) \
+		$(if $(filter 1,$(ALLOW_DIRTY)),--allow-dirty)
 
 bench-training: $(INSTALLED) ## speed of reading and of a training step, each beside something else
 	@$(RUN) scripts/benchmark_training.py
@@ -94,6 +106,15 @@ bench-training: $(INSTALLED) ## speed of reading and of a training step, each be
 bench-serving: $(INSTALLED) ## speed of serving beside its limit and LitServe: .bench/serving.md, .png
 	@$(RUN) scripts/benchmark_serving.py
 
+bench-start: $(INSTALLED) ## seconds from `docker run` to the first answer of the serving image, and where they go
+	@$(RUN) scripts/benchmark_start.py --docker '$(DOCKER)' $(PROJECT)-serve:local $(OPT_ML)/model
+
+bench-metrics: $(INSTALLED) ## what the metrics cost a training step, a server and the processor
+	@$(RUN) scripts/benchmark_metrics.py
+
+chaos: $(INSTALLED) ## break a server in every way, and say what came of it; 11 minutes, QUICK=1 half a minute
+	@$(RUN) scripts/chaos.py $(if $(QUICK),--quick)
+
 clean: ## remove the environment, the demo and the caches; your LOCAL_DIR stays
-	rm -rf $(VENV) .demo .bench .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .demo .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find container scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

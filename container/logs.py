@@ -4,9 +4,11 @@
 asks `logging.getLogger(__name__)`.
 """
 
+import json
 import logging
 import sys
 import time
+from typing import Any
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -22,7 +24,16 @@ class OneLineFormatter(logging.Formatter):
         super().__init__(FORMAT, TIME_FORMAT)
 
     def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.msg, dict):
+            return self._as_json(record, record.msg)
         return super().format(record).rstrip("\n").replace("\n", " | ")
+
+    def _as_json(self, record: logging.LogRecord, fields: dict[str, Any]) -> str:
+        """An event that is a mapping is JSON: CloudWatch and others then search its fields by name."""
+        line = {"time": self.formatTime(record, TIME_FORMAT), "level": record.levelname, **fields}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
 
 
 def configure(level: str | int = "INFO") -> None:

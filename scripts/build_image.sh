@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make build-train`, `make build-serve`: one image from its Dockerfile, as SageMaker can take it.
-# usage: build_image.sh train|serve     (reads PROJECT, DOCKER, BASE_IMAGE, BUILD_ARGS, MODEL_PACKAGE)
+# usage: build_image.sh train|serve     (reads PROJECT, DOCKER, CUDA, BASE_IMAGE, BUILD_ARGS, MODEL_PACKAGE)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 role=$1
@@ -15,14 +15,34 @@ command -v "${DOCKER%% *}" >/dev/null ||
 [ -f "container/$MODEL_PACKAGE/predictor.py" ] ||
     fail "no container/$MODEL_PACKAGE/predictor.py: MODEL_PACKAGE names the folder of the model's code"
 
+case $CUDA in
+    12 | 12.8) flavor=cu128 ;;
+    13 | 13.0) flavor=cu130 ;;
+    *) fail "CUDA=$CUDA: 12 or 13" ;;
+esac
+lock=container/requirements/$role-$flavor.lock
+
+# The same commit gives the same image, to the byte: it was created when it was committed.
 revision=$(git rev-parse HEAD 2>/dev/null || true)
-[ -z "$(git status --porcelain 2>/dev/null || true)" ] || revision+=-dirty
+created=$(git log -1 --format=%cI 2>/dev/null || date --utc +%FT%TZ)
+if [ -n "$(git status --porcelain 2>/dev/null || true)" ]; then
+    revision+=-dirty
+    created=$(date --utc +%FT%TZ)
+fi
 # Only a public address, and never the password that a remote may carry.
 source=$(git remote get-url origin 2>/dev/null | sed -nE 's#^https://([^/@]*@)?#https://#p' || true)
 
+locked() { # locked PACKAGE: its version
+    sed -nE "/^$1==/s/^[^=]+==([0-9.]+).*/\1/p" "$lock"
+}
+cuda_version=$(locked 'nvidia-cuda-runtime(-cu12)?' | cut -d. -f1,2)
+base=${BASE_IMAGE:-$(sed -nE "s/^FROM (.*) AS $flavor\$/\1/p" "Dockerfile.$role")}
+
 options=(
     --platform linux/amd64 --file "Dockerfile.$role" --tag "$PROJECT-$role:local"
-    --build-arg "MODEL_PACKAGE=$MODEL_PACKAGE" --build-arg "REVISION=$revision" --build-arg "SOURCE=$source"
+    --build-arg "FLAVOR=$flavor" --build-arg "MODEL_PACKAGE=$MODEL_PACKAGE"
+    --build-arg "SOURCE=$source" --build-arg "REVISION=$revision" --build-arg "CREATED=$created"
+    --build-arg "BASE_NAME=$base" --build-arg "CUDA_VERSION=$cuda_version" --build-arg "TORCH_VERSION=$(locked torch)"
 )
 [ -z "$BASE_IMAGE" ] || options+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
 # SageMaker's CreateModel refuses OCI manifests and attestations, which buildx makes by default.
@@ -33,3 +53,10 @@ fi
 # BUILD_ARGS is split into words on purpose.
 # shellcheck disable=SC2086
 DOCKER_BUILDKIT=1 $DOCKER build "${options[@]}" $BUILD_ARGS .
+
+# SageMaker takes no attestations in the image: the list of what is in it stands beside.
+bill=$role.cdx.json
+$DOCKER run --rm --interactive --network none --entrypoint python3 "$PROJECT-$role:local" \
+    - "$PROJECT-$role" "$revision" <scripts/bill_of_materials.py >"$bill.tmp"
+mv "$bill.tmp" "$bill"
+echo "$bill: $(grep -c '"purl"' "$bill") packages"

@@ -18,9 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
@@ -111,6 +109,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def from_nyuv2(arguments: argparse.Namespace) -> Iterator[Converted]:
     """MATLAB's arrays appear with their dimensions reversed: images (N, 3, W, H), rawDepths (N, W, H) in metres."""
+    import h5py  # not in the training image, where the others run too
+    import scipy.io
+
     with h5py.File(arguments.source) as file:
         chosen = range(len(file["images"]))
         if arguments.splits:
@@ -136,6 +137,8 @@ def from_diode(arguments: argparse.Namespace) -> Iterator[Converted]:
 
 def from_hypersim(arguments: argparse.Namespace) -> Iterator[Converted]:
     """SCENE/images/scene_CAM_geometry_hdf5/frame.0000.normal_cam.hdf5 and ..._final_preview/frame.0000.tonemap.jpg."""
+    import h5py
+
     for path in found(arguments.source, "frame.*.normal_cam.hdf5"):
         frame = path.name.split(".")[1]
         preview = path.parent.name.replace("geometry_hdf5", "final_preview")

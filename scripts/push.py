@@ -1,6 +1,6 @@
 """`make push`: the two images that `make build` left go to the registry, and their digests to two files.
 
-The tag is the git revision, so an image can be traced to its source; `train.digest` and
+The tag is the git revision with the flavour, so an image can be traced to its source; `train.digest` and
 `serve.digest` at the top of the checkout hold `HOST/REPOSITORY@sha256:...`, and `launch.py` sends
 those, so that what was tested is what runs. Nothing else is written: ECR's password is used and
 forgotten.
@@ -8,9 +8,9 @@ forgotten.
 
 import argparse
 import base64
+import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,15 +18,31 @@ from typing import Any
 
 import boto3
 import docker
+import requests
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 from docker.errors import APIError, DockerException, ImageNotFound
 from tqdm import tqdm
+
+from engine import NoEngine, connect
 
 ROOT = Path(__file__).resolve().parent.parent
 ROLES = ("train", "serve")
 REVISION_LABEL = "org.opencontainers.image.revision"
 # SageMaker's CreateModel refuses OCI manifests and indexes, which today's buildx makes by default.
 ACCEPTED_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+# Each image is gigabytes that somebody pays for.
+LIFECYCLE_POLICY = {
+    "rules": [
+        {
+            "rulePriority": 1,
+            "description": "the last 20 images",
+            "selection": {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 20},
+            "action": {"type": "expire"},
+        }
+    ]
+}
+EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
+"""What AWS answers to credentials of yesterday."""
 
 Auth = dict[str, str] | None
 """A registry's user name and password; None: what `docker login` left."""
@@ -40,13 +56,16 @@ def main() -> None:
     options = parse_options()
     try:
         push_images(options)
-    except PushError as error:
+    except (PushError, NoEngine) as error:
         sys.exit(f"push: {error}")
     except NoCredentialsError:
         sys.exit("push: no AWS credentials: run `aws configure` or `aws sso login`, or set AWS_PROFILE")
     except NoRegionError:
         sys.exit("push: no AWS region: give --region, or set AWS_REGION")
-    except (BotoCoreError, ClientError, DockerException) as error:
+    except ClientError as error:
+        cure = ": run `aws sso login`, or get new keys" if error.response["Error"]["Code"] in EXPIRED else ""
+        sys.exit(f"push: {error}{cure}")
+    except (BotoCoreError, DockerException, requests.RequestException) as error:
         sys.exit(f"push: {' '.join(str(error).split())}")
 
 
@@ -64,9 +83,11 @@ def push_images(options: argparse.Namespace) -> None:
 
     digests = {}
     for role, image in images.items():
-        # A dirty tree has no revision of its own: without the image's id, the next push of changed
-        # code would be skipped as already there.
-        tag = revision[:12] + (f"-dirty-{image.id.removeprefix('sha256:')[:12]}" if is_dirty else "")
+        tag = f"{revision[:12]}-{image.labels['flavor']}"
+        if is_dirty:
+            # It has no revision of its own: without the image's id, the next push of changed code
+            # would be skipped as already there.
+            tag += f"-dirty-{image.id.removeprefix('sha256:')[:12]}"
         repository = f"{host}/{names[role]}"
         digests[role] = f"{repository}@{push_image(engine, image, repository, tag, auth)}"
     for role, digest in digests.items():
@@ -97,7 +118,7 @@ def read_revision(allow_dirty: bool) -> tuple[str, bool]:
     if changed and not allow_dirty:
         raise PushError(
             f"{len(changed)} uncommitted change(s), the first {changed[0][3:]!r}: the images would not be"
-            " what their tag says. Commit, run `make build`, push again; or push with --allow-dirty"
+            " what their tag says. Commit, run `make build`, push again; or push them with `make push ALLOW_DIRTY=1`"
         )
     return git("rev-parse", "HEAD").strip(), bool(changed)
 
@@ -109,26 +130,6 @@ def git(*arguments: str) -> str:
             f"the tag is the git revision, but `git {arguments[0]}` says: {answer.stderr.strip()}"
         )
     return answer.stdout
-
-
-def connect(client: str) -> docker.DockerClient:
-    """The engine that `client` talks to: only the client knows its contexts."""
-    command = [*shlex.split(client), "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    except FileNotFoundError:
-        raise PushError(f"no program {command[0]!r}: install Docker, or name it with --docker") from None
-    except subprocess.CalledProcessError as error:
-        raise PushError(f"`{shlex.join(command)}` says: {error.stderr.strip()}") from None
-    host = answer.stdout.strip()
-    try:
-        engine = docker.from_env(environment={**os.environ, "DOCKER_HOST": host})
-        engine.ping()
-    except DockerException as error:
-        raise PushError(
-            f"no Docker engine answers at {host}: is it started, may you use it? ({error})"
-        ) from None
-    return engine
 
 
 def find_image(engine: docker.DockerClient, name: str, revision: str, is_dirty: bool) -> Any:
@@ -160,6 +161,7 @@ def open_ecr(region: str | None, repositories: list[str]) -> tuple[str, Auth]:
                 imageTagMutability="IMMUTABLE",
                 imageScanningConfiguration={"scanOnPush": True},
             )
+            ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=json.dumps(LIFECYCLE_POLICY))
             print(f"created repository {name}", flush=True)
     answer = ecr.get_authorization_token()["authorizationData"][0]
     username, password = base64.b64decode(answer["authorizationToken"]).decode().split(":", 1)

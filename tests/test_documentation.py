@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 
+from launch import VERBS
 from metrics.catalogue import METRICS
 from metrics.cloudwatch import NAMESPACE
 from serving.settings import Settings
@@ -80,17 +81,37 @@ def test_every_training_variable_is_there_with_its_default(tmp_path):
         "GPU_METRICS": "on" if environment.gpu_metrics else "off",
         "METRICS_PROJECT": environment.metrics_project,
         "METRICS_LEVEL": environment.metrics_level,
+        "METRICS_SINK": environment.metrics_sink,
         "SAGEMAKER_BASE_DIR": "/opt/ml",
     }
     section = README.partition("## Settings when training")[2].partition("\n## ")[0]
     assert dict(re.findall(r"^\| `(\w+)` \| `([^`]+)`", section, re.MULTILINE)) == defaults
     # The program reads no other variable of ours: what it reads is written in capitals in that one file.
-    read = set(re.findall(r'"([A-Z][A-Z_]+)"', (ROOT / "container/training/environment.py").read_text()))
+    read = set(re.findall(r'"([A-Z][A-Z0-9_]+)"', (ROOT / "container/training/environment.py").read_text()))
     set_by_sagemaker = {"TRAINING_JOB_NAME", "TRAINING_JOB_ARN", "AWS_REGION", "AWS_DEFAULT_REGION"}
-    not_ours = {"PYTHONPATH", "PYTHONUNBUFFERED", "OMP_WAIT_POLICY", "PASSIVE", "CUDA_VISIBLE_DEVICES"}
+    not_ours = {
+        "PYTHONPATH",
+        "PYTHONUNBUFFERED",
+        "OMP_WAIT_POLICY",
+        "PASSIVE",
+        "CUDA_VISIBLE_DEVICES",
+        "LD_LIBRARY_PATH",
+    }
     set_by_the_parent = {"METRICS_WORK_ADDRESS"}
     set_by_torch = {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
-    assert read - set_by_sagemaker - set_by_the_parent - set_by_torch - not_ours == set(defaults)
+    without_default = {
+        "INSTANCE_USD_PER_HOUR",
+        "HYPERPARAMETERS",
+        "S3_CHANNELS",
+        "S3_OUTPUT",
+        "S3_CHECKPOINTS",
+    }
+    set_by_batch = {name for name in read if name.startswith("AWS_BATCH_JOB_")}
+    assert read - set_by_batch - set_by_sagemaker - set_by_the_parent - set_by_torch - not_ours == {
+        *defaults,
+        *without_default,
+    }
+    assert without_default == set(re.findall(r"^\| `(\w+)` \|  \|", section, re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -187,7 +208,7 @@ def test_the_readmes_own_model_goes_through_both_contracts(tmp_path):
     assert served.stdout.strip() == "b'[2.0, 4.0]'", served.stderr
 
 
-@pytest.mark.parametrize("verb", ["upload", "train", "deploy", "invoke", "delete"])
+@pytest.mark.parametrize("verb", ["upload", "train", "deploy", "invoke"])
 def test_the_launch_commands_of_the_readme_are_accepted(verb, tmp_path):
     commands = [
         line
@@ -212,3 +233,10 @@ def test_the_launch_commands_of_the_readme_are_accepted(verb, tmp_path):
             (tmp_path / "photo.jpg").write_bytes(b"x")
         result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, result.stderr
+
+
+def test_every_verb_of_launch_is_in_its_table():
+    section = README.partition("## On SageMaker")[2].partition("\n## ")[0]
+    rows = [row for row in section.splitlines() if row.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`([a-z]+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(VERBS)

@@ -1,12 +1,14 @@
 """The metrics agent, `python -m metrics.agent`: samples the GPUs beside the trainer or the server.
 
-A thread samples, because a hung driver call cannot be interrupted; another receives what the trainer
-tells of its work. The main thread publishes EMF lines on standard output, keeps the snapshot file, and
-ends on SIGTERM or with its parent, whatever the sampling thread is doing. It can never fail the job: any
-trouble is one line on standard error and exit code 0.
+A thread samples, because a hung driver call cannot be interrupted; another receives what the trainer or the
+workers tell of their work. The main thread publishes, keeps the snapshot and the summary, and ends on SIGTERM
+or with its parent, whatever the sampling thread is doing. It can never fail the job: any trouble is one line
+on standard error and exit code 0.
 """
 
 import argparse
+import contextlib
+import json
 import logging
 import os
 import queue
@@ -16,12 +18,15 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from metrics import emf, work
 from metrics.cloudwatch import LEVELS, Identity
 from metrics.period import series_of
 from metrics.sample import GpuSample
+from metrics.sinks import SINKS, Sink, open_sink
 from metrics.snapshot import Snapshot
+from metrics.verdict import JobTotals, told
 
 NICENESS = 10
 PARENT_POLL_SECONDS = 0.5
@@ -29,6 +34,9 @@ SILENT_INTERVALS = 30
 """A driver that has not answered for so many sampling intervals is reported as hung."""
 BACKLOG_MOMENTS = 900
 """Moments kept while standard output takes no more lines: 15 minutes; later ones are dropped."""
+
+SUMMARY_INTERVALS = 10
+"""The summary is rewritten after so many sampling intervals: whoever reads it before the end has nearly all."""
 
 Moment = tuple[float, list[GpuSample]]
 """Seconds since 1970, and a sample of each GPU taken then."""
@@ -46,6 +54,7 @@ def main() -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%SZ",
     )
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # else it tells where it found credentials
     try:
         run(options)
     except Exception as error:  # noqa: BLE001 - whatever happens here, the job must not look failed
@@ -56,14 +65,18 @@ def main() -> None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m metrics.agent", description="Sample GPUs, publish EMF lines."
+        prog="python -m metrics.agent", description="Sample GPUs, publish metrics."
     )
     parser.add_argument("--phase", required=True, help="training or serving: the dimension Phase")
     parser.add_argument("--dimension", action="append", default=[], metavar="NAME=VALUE", help="repeatable")
     parser.add_argument("--snapshot", type=Path, help="Prometheus text file to keep up to date")
+    parser.add_argument("--summary", type=Path, help="JSON file for the whole job's figures and verdict")
+    parser.add_argument("--sink", choices=SINKS, default="emf", help="where the metrics go")
+    parser.add_argument("--region", help="AWS region of PutMetricData")
     parser.add_argument("--level", choices=LEVELS, default="host", help="how finely series are told apart")
     parser.add_argument("--work-address", help="where to receive work figures")
     parser.add_argument("--num-hosts", type=int, default=1, help="hosts that share the reported work")
+    parser.add_argument("--usd-per-hour", type=float, help="what this host costs")
     parser.add_argument(
         "--parent-pid", type=int, default=os.getppid(), help="end when this is not the parent"
     )
@@ -84,7 +97,9 @@ def run(options: argparse.Namespace) -> None:
 
     if options.work_address:
         threading.Thread(target=receive, args=(events, options.work_address), daemon=True).start()
-    period = Period(identity, options.publish_seconds, options.num_hosts)
+    sink = open_sink(options.sink, identity, options.region)
+    period = Period(sink, options.publish_seconds, options.num_hosts, options.usd_per_hour)
+    summary = Summary(options.summary, JobTotals(options.num_hosts, options.usd_per_hour))
     snapshot = Snapshot(options.snapshot)
     silence_seconds = SILENT_INTERVALS * options.interval_seconds
     answered, hung = time.monotonic(), False
@@ -100,9 +115,13 @@ def run(options: argparse.Namespace) -> None:
                 raise event
             if isinstance(event, Mapping):
                 period.add_work(time.time(), event)
+                summary.totals.add_work(event)
                 continue
             now, samples = event
             period.add(now, samples)
+            summary.totals.add(samples)
+            if summary.age_seconds > SUMMARY_INTERVALS * options.interval_seconds:
+                summary.write()
             if samples:
                 snapshot.replace(samples)
                 answered, hung = time.monotonic(), False
@@ -113,6 +132,9 @@ def run(options: argparse.Namespace) -> None:
     finally:
         snapshot.remove()
         period.publish()
+        if figures := summary.write():
+            _log.info("%s", told(figures))
+        sink.close()
 
 
 def become_background(events: queue.SimpleQueue[Event]) -> None:
@@ -161,8 +183,9 @@ def receive(events: queue.SimpleQueue[Event], address: str) -> None:
 class Period:
     """What came in one publishing period; periods start at whole multiples of their length."""
 
-    def __init__(self, identity: Identity, seconds: float, num_hosts: int) -> None:
-        self._identity, self._seconds, self._num_hosts = identity, seconds, num_hosts
+    def __init__(self, sink: Sink, seconds: float, num_hosts: int, usd_per_hour: float | None) -> None:
+        self._sink, self._seconds = sink, seconds
+        self._num_hosts, self._usd_per_hour = num_hosts, usd_per_hour
         self._number = 0
         self._begun = time.time()
         self._samples: list[GpuSample] = []
@@ -182,14 +205,45 @@ class Period:
         self._work.append(message)
 
     def publish(self) -> None:
-        """Write what has been taken since the last time, each line in one piece."""
+        """Hand over what has been taken since the last time."""
         now = time.time()
         series = series_of(
-            self._samples, self._work, seconds=max(0.0, now - self._begun), num_hosts=self._num_hosts
+            self._samples,
+            self._work,
+            seconds=max(0.0, now - self._begun),
+            num_hosts=self._num_hosts,
+            usd_per_hour=self._usd_per_hour,
         )
         self._samples, self._work, self._begun = [], [], now
-        for line in emf.lines(series, self._identity, int(self._number * self._seconds * 1000)):
-            os.write(sys.stdout.fileno(), line)
+        self._sink.publish(series, int(self._number * self._seconds * 1000))
+
+
+class Summary:
+    """The file at `path` with what is known of the whole job; without a path there is none, and no verdict."""
+
+    def __init__(self, path: Path | None, totals: JobTotals) -> None:
+        self._path, self.totals = path, totals
+        self._begun = self._written = time.monotonic()
+        if path is not None:  # an earlier attempt's, on the same folders
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    @property
+    def age_seconds(self) -> float:
+        """Since it was last written."""
+        return time.monotonic() - self._written
+
+    def write(self) -> dict[str, Any]:
+        """Rewrite the file in one step; what was written, empty when nothing is known."""
+        self._written = time.monotonic()
+        figures = self.totals.summary(self._written - self._begun) if self._path else {}
+        if figures and self._path is not None:
+            # An output folder that cannot be written to is the job's trouble, and reported there.
+            with contextlib.suppress(OSError):
+                temporary = self._path.with_name(f".{self._path.name}.new")
+                temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="ascii")
+                temporary.replace(self._path)
+        return figures
 
 
 if __name__ == "__main__":

@@ -29,6 +29,10 @@ def start_agent(
     level: str = "host",
     work_address: str | None = None,
     num_hosts: int = 1,
+    usd_per_hour: float | None = None,
+    sink: str = "emf",
+    region: str | None = None,
+    summary: Path | None = None,
     interval_seconds: float = 1.0,
     publish_seconds: float = 60.0,
 ) -> "AgentProcess":
@@ -38,6 +42,8 @@ def start_agent(
     `Project` among them; see `cloudwatch.Identity` for what CloudWatch takes. `snapshot`: the Prometheus
     text file that the agent keeps up to date while it samples and removes when it stops.
     `level`: "fleet", "host" or "gpu". `work_address`: where a `work.WorkSender` of `num_hosts` sends.
+    `usd_per_hour`: what this host costs; None: no figure is in dollars. `sink`: one of `sinks.SINKS`;
+    `region`: AWS's, where that needs one. `summary`: the JSON file for the whole job's figures and verdict.
     Returns at once. If no process can be started, a warning is logged and `stop` does nothing.
     """
     command = [sys.executable, "-m", "metrics.agent", "--phase", phase, "--parent-pid", str(os.getpid())]
@@ -46,6 +52,13 @@ def start_agent(
     command += [f"--level={level}", f"--num-hosts={num_hosts}"]
     if work_address is not None:
         command.append(f"--work-address={work_address}")
+    if usd_per_hour is not None:
+        command.append(f"--usd-per-hour={usd_per_hour}")
+    command.append(f"--sink={sink}")
+    if region is not None:
+        command.append(f"--region={region}")
+    if summary is not None:
+        command.append(f"--summary={summary.absolute()}")
     if snapshot is not None:
         snapshot = snapshot.absolute()
         command.append(f"--snapshot={snapshot}")

@@ -20,17 +20,40 @@ METRICS: Mapping[str, Metric] = {
     "GpuThrottledPercent": Metric("Percent", "share of time slowed down by heat or a power brake"),
     "GpuPowerCappedPercent": Metric("Percent", "share of time at the power limit: usual under full load"),
     "GpuErrors": Metric("Count", "new uncorrectable memory errors and remapped rows, each 60 s"),
+    "GpuXidErrors": Metric(
+        "Count", "errors that the driver itself reported (XIDs); their numbers are in the log"
+    ),
+    "GpuSmActivePercent": Metric(
+        "Percent", "multiprocessors at work (this and the next four: Hopper and later)"
+    ),
+    "GpuTensorActivePercent": Metric("Percent", "tensor cores at work"),
+    "GpuMemoryBandwidthPercent": Metric("Percent", "use of the memory's bandwidth"),
+    "GpuNvlinkReceivedMebibytesPerSecond": Metric("None", "from other GPUs over NVLink"),
+    "GpuNvlinkSentMebibytesPerSecond": Metric("None", "to them"),
     "GpuLost": Metric("Count", "1 when the driver has lost the GPU"),
     # Of the host, a value a minute, out of GPUs and work together.
     "GpuIdlePercent": Metric("Percent", "share of the GPUs' time with utilisation below 5 %"),
     "GpuUtilizationSpread": Metric("Percent", "the busiest GPU's mean utilisation minus the idlest one's"),
     "GpuEnergyJoules": Metric("None", "energy of all GPUs in the minute"),
+    "WastedUsd": Metric("None", "price of that idle time, where `INSTANCE_USD_PER_HOUR` tells it"),
+    "CostPer1000": Metric("None", "US dollars for 1,000 images trained on or requests answered, likewise"),
     # Of the training.
     "SamplesPerSecond": Metric(
         "Count/Second", "`images_per_second` as the model reports it, of the whole job"
     ),
     "SamplesPerJoule": Metric("None", "this host's share of them for each joule of its GPUs"),
     "DataWaitPercent": Metric("Percent", "`data_wait_percent` as reported: share of time without data"),
+    # Of the server: sums of a minute, else each second's mean of each worker.
+    "Requests": Metric("Count", "requests to /invocations in the minute; 0 while the server only waits"),
+    "RequestErrors": Metric("Count", "of these, answered with a status of 500 or above"),
+    "RequestMilliseconds": Metric("Milliseconds", "from a request's arrival to its answer"),
+    "DecodeMilliseconds": Metric("Milliseconds", "decoding of a request"),
+    "QueueMilliseconds": Metric("Milliseconds", "wait of a decoded request for the model"),
+    "PredictMilliseconds": Metric("Milliseconds", "a batch's time in the model"),
+    "EncodeMilliseconds": Metric("Milliseconds", "encoding of an answer"),
+    "BatchSize": Metric("Count", "requests that went through the model together"),
+    "InFlightRequests": Metric("Count", "requests held by a worker, once a second"),
+    "GpuSecondsPerRequest": Metric("Seconds", "the models' time on their GPUs for each request"),
     # Of the agent.
     "DroppedWorkFigures": Metric("Count", "messages to the agent that found its queue full"),
 }

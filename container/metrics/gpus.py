@@ -10,7 +10,9 @@ from typing import Any
 
 import pynvml
 
+from metrics.gpm import Gpm
 from metrics.sample import GpuSample
+from metrics.xid import XidWatch
 
 MILLIWATTS_PER_WATT = 1000
 MILLIJOULES_PER_JOULE = 1000
@@ -33,9 +35,10 @@ class NoGpuError(Exception):
 class Gpu:
     """One GPU. A figure that it does not support is asked for once and never again."""
 
-    def __init__(self, index: int, handle: Any) -> None:
+    def __init__(self, index: int, handle: Any, xids: XidWatch) -> None:
         self.index = index
-        self._handle = handle
+        self._handle, self._xids = handle, xids
+        self._gpm = Gpm(index, handle)
         self._unsupported: set[str] = set()
         self._reported: set[str] = set()
         self._counts: dict[str, int] = {}
@@ -50,7 +53,7 @@ class Gpu:
         except pynvml.NVMLError_GpuIsLost:
             self._lost = True
             _log.error("GPU %d is lost (it fell off the bus): it is sampled no more", self.index)
-            return GpuSample(self.index, lost=True)
+            return GpuSample(self.index, xids=self._xids.take(self.index), lost=True)
 
     def _sample(self, number: int) -> GpuSample:
         handle = self._handle
@@ -87,6 +90,8 @@ class Gpu:
             else bool(reasons & pynvml.nvmlClocksThrottleReasonSwPowerCap),
             energy_joules=None if energy is None else energy / MILLIJOULES_PER_JOULE,
             errors=errors,
+            xids=self._xids.take(self.index),
+            **(self._read("activity", self._gpm.read) or {}),
         )
 
     def _increase(self, figure: str, read: Callable[[], int]) -> int | None:
@@ -137,12 +142,13 @@ def open_gpus() -> Sequence[Gpu]:
         count = pynvml.nvmlDeviceGetCount()
     except pynvml.NVMLError as error:
         raise NoGpuError(str(error)) from error
-    gpus = []
+    handles = {}
     for index in range(count):
         try:
-            gpus.append(Gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)))
+            handles[index] = pynvml.nvmlDeviceGetHandleByIndex(index)
         except pynvml.NVMLError as error:
             _log.error("GPU %d cannot be opened (%s): it is not sampled", index, error)
-    if not gpus:
+    if not handles:
         raise NoGpuError("the driver shows this container no GPU")
-    return gpus
+    xids = XidWatch(handles)
+    return [Gpu(index, handle, xids) for index, handle in handles.items()]

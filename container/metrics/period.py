@@ -6,6 +6,9 @@ from metrics.catalogue import Series
 from metrics.sample import GpuSample
 
 IDLE_BELOW_PERCENT = 5
+SECONDS_PER_HOUR = 3600
+VALUES_PER_FIGURE = 60
+"""Of the work in a period, whatever the number of workers: percentiles need no more, and a line has room."""
 
 GPU_FIGURES: Mapping[str, Callable[[GpuSample], float | None]] = {
     "GpuUtilization": lambda sample: sample.utilization_percent,
@@ -17,15 +20,40 @@ GPU_FIGURES: Mapping[str, Callable[[GpuSample], float | None]] = {
         None if sample.power_capped is None else 100 * sample.power_capped
     ),
     "GpuErrors": lambda sample: sample.errors,
+    "GpuXidErrors": lambda sample: sample.xids,
+    "GpuSmActivePercent": lambda sample: sample.sm_active_percent,
+    "GpuTensorActivePercent": lambda sample: sample.tensor_active_percent,
+    "GpuMemoryBandwidthPercent": lambda sample: sample.memory_bandwidth_percent,
+    "GpuNvlinkReceivedMebibytesPerSecond": lambda sample: sample.nvlink_received_mebibytes_per_second,
+    "GpuNvlinkSentMebibytesPerSecond": lambda sample: sample.nvlink_sent_mebibytes_per_second,
     "GpuLost": lambda sample: 1 if sample.lost else None,
 }
-WORK_FIGURES = {"images_per_second": "SamplesPerSecond", "data_wait_percent": "DataWaitPercent"}
+WORK_FIGURES = {
+    "images_per_second": "SamplesPerSecond",
+    "data_wait_percent": "DataWaitPercent",
+    "request_milliseconds": "RequestMilliseconds",
+    "decode_milliseconds": "DecodeMilliseconds",
+    "queue_milliseconds": "QueueMilliseconds",
+    "predict_milliseconds": "PredictMilliseconds",
+    "encode_milliseconds": "EncodeMilliseconds",
+    "batch_size": "BatchSize",
+    "in_flight": "InFlightRequests",
+}
+SUMMED_WORK = {"requests": "Requests", "errors": "RequestErrors", "dropped": "DroppedWorkFigures"}
 
 
 def series_of(
-    samples: Sequence[GpuSample], work: Sequence[Mapping[str, float]], *, seconds: float, num_hosts: int
+    samples: Sequence[GpuSample],
+    work: Sequence[Mapping[str, float]],
+    *,
+    seconds: float,
+    num_hosts: int,
+    usd_per_hour: float | None = None,
 ) -> list[Series]:
-    """Everything that is known of a period of so many seconds; `num_hosts` share the reported work."""
+    """Everything that is known of a period of so many seconds; `num_hosts` share the reported work.
+
+    `usd_per_hour`: what this host costs, if that is known.
+    """
     by_gpu = {
         gpu: [sample for sample in samples if sample.gpu == gpu]
         for gpu in sorted({sample.gpu for sample in samples})
@@ -40,10 +68,33 @@ def series_of(
         name: [message[figure] for message in work if figure in message]
         for figure, name in WORK_FIGURES.items()
     }
-    series += [Series(name, tuple(map(_short, values))) for name, values in reported.items() if values]
-    derived = _of_gpus_together(by_gpu) | _of_gpus_and_work(samples, reported, seconds, num_hosts)
-    if dropped := sum(message.get("dropped", 0) for message in work):
-        derived["DroppedWorkFigures"] = dropped
+    series += [
+        Series(name, tuple(map(_short, _thinned(values)))) for name, values in reported.items() if values
+    ]
+    derived = {
+        name: sum(message[figure] for message in work if figure in message)
+        for figure, name in SUMMED_WORK.items()
+        if any(figure in message for message in work)
+    }
+    derived |= _of_gpus_together(by_gpu)
+    rates = reported["SamplesPerSecond"]
+    host_rate = sum(rates) / len(rates) / num_hosts if rates else None
+    energies = [sample.energy_joules for sample in samples if sample.energy_joules is not None]
+    if energies:
+        derived["GpuEnergyJoules"] = sum(energies)
+    if host_rate is not None and sum(energies) > 0:
+        derived["SamplesPerJoule"] = host_rate * seconds / sum(energies)
+    if samples and derived.get("Requests"):
+        derived["GpuSecondsPerRequest"] = (
+            sum(message.get("predict_seconds", 0) for message in work) / derived["Requests"]
+        )
+    if usd_per_hour is not None:
+        usd = usd_per_hour * seconds / SECONDS_PER_HOUR
+        done = derived.get("Requests") if host_rate is None else host_rate * seconds
+        if done:
+            derived["CostPer1000"] = 1000 * usd / done
+        if "GpuIdlePercent" in derived:
+            derived["WastedUsd"] = usd * derived["GpuIdlePercent"] / 100
     return series + [Series(name, (_short(value),)) for name, value in derived.items()]
 
 
@@ -63,18 +114,12 @@ def _of_gpus_together(by_gpu: Mapping[int, Sequence[GpuSample]]) -> dict[str, fl
     return figures
 
 
-def _of_gpus_and_work(
-    samples: Sequence[GpuSample], reported: Mapping[str, Sequence[float]], seconds: float, num_hosts: int
-) -> dict[str, float]:
-    energies = [sample.energy_joules for sample in samples if sample.energy_joules is not None]
-    if not energies:
-        return {}
-    figures = {"GpuEnergyJoules": sum(energies)}
-    rates = reported["SamplesPerSecond"]
-    if rates and sum(energies) > 0:
-        of_host = sum(rates) / len(rates) / num_hosts
-        figures["SamplesPerJoule"] = of_host * seconds / sum(energies)
-    return figures
+def _thinned(values: Sequence[float]) -> Sequence[float]:
+    """As they are, or so many of them in order of size, evenly spaced, the smallest and the largest among them."""
+    if len(values) <= VALUES_PER_FIGURE:
+        return values
+    ordered, step = sorted(values), (len(values) - 1) / (VALUES_PER_FIGURE - 1)
+    return [ordered[round(number * step)] for number in range(VALUES_PER_FIGURE)]
 
 
 def _memory_used_percent(sample: GpuSample) -> float | None:

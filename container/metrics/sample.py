@@ -26,5 +26,13 @@ class GpuSample:
     """Drawn since the sample before that knew it."""
     errors: int | None = None
     """Uncorrectable memory errors and rows remapped because of them, new since they were last read."""
+    xids: int | None = None
+    """Errors that the driver reported since the sample before."""
+    sm_active_percent: float | None = None
+    """0 to 100, as the next two: share of the multiprocessors' time with work, mean since the sample before."""
+    tensor_active_percent: float | None = None
+    memory_bandwidth_percent: float | None = None
+    nvlink_received_mebibytes_per_second: float | None = None
+    nvlink_sent_mebibytes_per_second: float | None = None
     lost: bool = False
     """The GPU fell off the bus: this is its last sample, and it holds no readings."""

@@ -27,6 +27,11 @@ class WorkSender:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
 
+    def close(self) -> None:
+        """Send nothing more."""
+        if self._socket is not None:
+            self._socket.close()
+
     def send(self, **figures: float) -> None:
         """Tell numbers by the names of `metrics.period`. Takes microseconds, never waits, never raises."""
         if self._socket is None:

@@ -13,8 +13,10 @@ from serving.health import Health
 from serving.invocation import ATTRIBUTES_HEADER, Invocations
 from serving.model_host import ModelHost
 from serving.request_body import discard_body, limit_stalls
+from serving.request_log import log_request
 from serving.request_metrics import CONTENT_TYPE, RequestMetrics
 from serving.settings import load_settings, run_directory
+from serving.work_report import WorkReport
 
 REQUEST_ID_HEADER = "X-Amzn-SageMaker-Inference-Id"
 MAX_HEADER = 1024
@@ -25,8 +27,11 @@ LEAVE_SECONDS = 20.0
 """Then running requests may take so long: SageMaker kills 30 s after SIGTERM, Gunicorn after 25."""
 
 
-def create_app(*, workers: int) -> Flask:
-    """Start loading the model, and answer meanwhile. `workers`: how many processes like this one."""
+def create_app(*, workers: int, work_address: str | None = None) -> Flask:
+    """Start loading the model, and answer meanwhile. `workers`: how many processes like this one.
+
+    `work_address`: where the metrics agent hears of the requests.
+    """
     settings = load_settings()
     metrics = RequestMetrics(run_directory())
     health = Health(
@@ -36,6 +41,8 @@ def create_app(*, workers: int) -> Flask:
     model = ModelHost(settings, run_directory(), health, metrics)
     model.start()
     requests = Invocations(settings, model, gate, health, metrics)
+    work = WorkReport(metrics, work_address)
+    work.start()
 
     app = Flask("serving", static_folder=None)
     answer_in_json(app)
@@ -43,7 +50,8 @@ def create_app(*, workers: int) -> Flask:
     @app.before_request
     def arrive() -> None:
         g.arrived = time.monotonic()
-        g.request_id = request.headers.get(REQUEST_ID_HEADER, "")[:64] or uuid.uuid4().hex
+        g.request_id = usable(request.headers.get(REQUEST_ID_HEADER, ""), 64) or uuid.uuid4().hex
+        g.cause = None
         limit_stalls(request, seconds=settings.request_timeout_seconds)
 
     @app.route("/ping", methods=["GET", "POST"])
@@ -82,6 +90,7 @@ def create_app(*, workers: int) -> Flask:
             metrics.requests.labels(answer.status_code).inc()
             metrics.latency.observe(time.monotonic() - g.arrived)
             hand_attributes_on(answer)
+        log_request(request, answer, request_id=g.request_id, arrived=g.arrived, cause=g.cause)
         return answer
 
     def drain() -> None:
@@ -89,14 +98,24 @@ def create_app(*, workers: int) -> Flask:
         if model.loaded is not None:
             time.sleep(LAME_DUCK_SECONDS)
             gate.close(timeout_seconds=LEAVE_SECONDS)
+        work.send()
 
     app.extensions["drain"] = drain
     return app
 
 
+def usable(text: str, length: int) -> str:
+    """A header's text as far as it may stand in an answer's header: Gunicorn refuses to send some of what it takes."""
+    return "".join(character for character in text if " " <= character <= "~")[:length]
+
+
 def hand_attributes_on(answer: Response) -> None:
-    """The client's attributes go back to it, before ours: SageMaker returns only what we set."""
-    parts = [request.headers.get(ATTRIBUTES_HEADER, ""), answer.headers.get(ATTRIBUTES_HEADER, "")]
-    text = ";".join(filter(None, parts))
-    if text and len(text) <= MAX_HEADER and text.isascii():
-        answer.headers[ATTRIBUTES_HEADER] = text
+    """The client's attributes go back to it, before ours: SageMaker returns only what we set.
+
+    Where both are too long, or theirs cannot be sent, ours alone: they say what the numbers mean.
+    """
+    theirs, ours = request.headers.get(ATTRIBUTES_HEADER, ""), answer.headers.get(ATTRIBUTES_HEADER, "")
+    for text in (";".join(filter(None, [theirs, ours])), ours):
+        if text and text == usable(text, MAX_HEADER):
+            answer.headers[ATTRIBUTES_HEADER] = text
+            return

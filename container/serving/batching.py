@@ -38,13 +38,14 @@ class Job:
     input: Any
     group: Hashable
     output: "Future[Any]" = field(default_factory=Future)
+    queued: float = field(default_factory=time.monotonic)
 
 
 class Batcher:
     """Hands inputs to `predict`, which takes a list of inputs of one group and returns as many outputs.
 
-    `group_of` tells an input's group; `queue_changed` is told how many inputs wait. Whoever submits
-    bounds that number.
+    `group_of` tells an input's group; `queue_changed` is told how many inputs wait (whoever submits bounds
+    that number), `waited` how many seconds each of them did.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Batcher:
         *,
         max_batch: int,
         queue_changed: Callable[[int], None],
+        waited: Callable[[float], None],
         group_of: Callable[[Any], Hashable] = shape_of,
     ) -> None:
         self._model = predict
@@ -60,6 +62,7 @@ class Batcher:
         self._group_of = group_of
         self._ceilings: dict[Hashable, int] = {}  # of the groups for which max_batch is too much
         self._queue_changed = queue_changed
+        self._waited = waited
         self._waiting: deque[Job] = deque()
         self._arrived = threading.Condition()
         self._began: float | None = None
@@ -84,6 +87,8 @@ class Batcher:
         while True:
             jobs = [job for job in self._take() if job.output.set_running_or_notify_cancel()]
             self._began = time.monotonic()
+            for job in jobs:
+                self._waited(self._began - job.queued)
             self._predict(jobs)
             self._began = None
 

@@ -4,7 +4,6 @@
 """
 
 import json
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +12,6 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 MAX_ERROR_BYTES = 2048
 RETRY_AFTER_SECONDS = 1
-
-_log = logging.getLogger(__name__)
 
 
 class RequestError(HTTPException):
@@ -36,7 +33,7 @@ def error_body(error: str, message: str, request_id: str | None = None, **detail
 
 
 def answer_in_json(app: Flask) -> None:
-    """Let no HTML page and no traceback leave `app`; log one line for each request that failed."""
+    """Let no HTML page and no traceback leave `app`; what was raised is kept for the log as `g.cause`."""
 
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:
@@ -44,15 +41,13 @@ def answer_in_json(app: Flask) -> None:
             error = RequestError(
                 404, "no such path", paths=sorted(rule.rule for rule in app.url_map.iter_rules())
             )
-        answer = as_json(error)
-        level = logging.INFO if answer.status_code < 500 else logging.WARNING
-        _log.log(level, "%s: %s: %s", g.request_id, answer.status, error.description)
-        return answer
+        g.cause = error
+        return as_json(error)
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
         # Whatever it is, it is ours: the client gets no more than a key to the log.
-        _log.error("%s: failed", g.request_id, exc_info=error)
+        g.cause = error
         return as_json(RequestError(500, "the server failed on this request; its log has the cause"))
 
 

@@ -4,6 +4,7 @@ Gunicorn reads this file once, in its master, which never loads torch: CUDA does
 """
 
 import os
+import secrets
 import shutil
 import tempfile
 from typing import Any
@@ -42,7 +43,8 @@ class InheritingLogger(Logger):  # type: ignore[misc]
 
 bind = f"0.0.0.0:{_settings.port}"
 workers = Capacity.of(_settings).workers
-wsgi_app = f"serving.app:create_app(workers={workers})"
+_work_address = f"serving-{secrets.token_hex(8)}" if _settings.gpu_metrics else None
+wsgi_app = f"serving.app:create_app(workers={workers}, work_address={_work_address!r})"
 worker_class = Worker
 threads = _settings.max_queue + SPARE_THREADS
 logger_class = InheritingLogger
@@ -73,6 +75,10 @@ def on_starting(server: Any) -> None:
             dimensions=dimensions,
             snapshot=run_directory() / "gpus.prom",
             level=_settings.metrics_level,
+            work_address=_work_address,
+            usd_per_hour=_settings.instance_usd_per_hour,
+            sink=_settings.metrics_sink,
+            region=_settings.region,
         )
 
 

@@ -1,4 +1,4 @@
-"""Gunicorn's threaded worker, with two manners more: it drains politely, and speaks JSON to broken HTTP."""
+"""The worker that Gunicorn starts: it drains politely, and speaks JSON to broken HTTP."""
 
 import signal
 import threading
@@ -6,12 +6,12 @@ from types import FrameType
 from typing import Any
 
 from gunicorn.http.errors import ParseException
-from gunicorn.workers.gthread import ThreadWorker
 
 from serving.errors import error_body
+from serving.slow_clients import PatientWorker
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]
+class Worker(PatientWorker):
     """One process with one copy of the model."""
 
     _draining = False

@@ -68,6 +68,7 @@ class ModelHost:
             max_batch=settings.max_batch,
             queue_changed=metrics.queue_depth.set,
             group_of=self._group_of,
+            waited=metrics.stage.labels("queue").observe,
         )
 
     def start(self) -> None:

@@ -17,23 +17,28 @@ from flask import Request
 from gunicorn.http.errors import ParseException
 
 from serving.errors import RequestError
-from serving.settings import MEBIBYTE
+from serving.settings import MEBIBYTE, run_directory
 
 IN_MEMORY_BYTES = 8 * MEBIBYTE
 """Nearly every picture is smaller."""
 PIECE_BYTES = MEBIBYTE
+STALL_SECONDS = 10.0
+"""No byte for so long is no slow network: SageMaker hands on requests that it has whole."""
 DISCARD_SECONDS = 10.0
 """Enough for a gigabyte from the same host, where SageMaker's own proxy sends from."""
 
 
 def limit_stalls(request: Request, *, seconds: float) -> None:
-    """Let no read or write wait longer for the client: it would hold its thread for ever."""
-    request.environ["gunicorn.socket"].settimeout(seconds)
+    """Let no read or write wait longer for the client: it would hold its thread, and its place, for ever."""
+    request.environ["gunicorn.socket"].settimeout(min(seconds, STALL_SECONDS))
 
 
 def spool() -> IO[bytes]:
-    """A file that is in memory while it is small, and gone when it is closed."""
-    return tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)
+    """A file that is in memory while it is small, and gone when it is closed.
+
+    Its folder is named: left to itself, Python looks for another when the temporary one is full.
+    """
+    return tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES, dir=str(run_directory()))
 
 
 @contextmanager
@@ -44,7 +49,7 @@ def full_disk_refused() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise RequestError(507, f"no room for this request in {tempfile.gettempdir()}") from error
+        raise RequestError(507, f"no room for this request in {run_directory().parent}") from error
 
 
 def read_body(request: Request, file: IO[bytes], *, limit_bytes: int) -> None:

@@ -4,6 +4,7 @@ Each process counts in files of its own under the run directory; whichever is as
 Few names and fewer labels: each combination is a series that somebody pays for.
 """
 
+import os
 from pathlib import Path
 
 from prometheus_client import (
@@ -37,7 +38,7 @@ class RequestMetrics:
         )
         self.stage = Histogram(
             "inference_stage_seconds",
-            "Time in a stage: decode and encode of one request, predict of one batch.",
+            "Time in a stage: decode, queue and encode of one request, predict of one batch.",
             ["stage"],
             buckets=SECONDS,
             registry=None,
@@ -60,6 +61,34 @@ class RequestMetrics:
             multiprocess_mode="livesum",
             registry=None,
         )
+
+        self._reserve_disk()
+
+    def _reserve_disk(self) -> None:
+        """Take the room of the files, which are written through memory: a disk full later would kill the process.
+
+        Raises OSError where there is no room now.
+        """
+        self.requests.labels(200)  # the counters' file would come with the first request
+        for path in self._run_directory.glob(f"*_{os.getpid()}.db"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+    def totals(self) -> dict[str, float]:
+        """This worker's counts and sums of seconds since its start, by names such as `decode_sum`."""
+        codes = [sample for family in self.requests.collect() for sample in family.samples]
+        counts = [(sample.labels["code"], sample.value) for sample in codes if sample.name.endswith("_total")]
+        totals = {
+            "requests": sum(count for _, count in counts),
+            "errors": sum(count for code, count in counts if code.startswith("5")),
+            "in_flight": sum(s.value for family in self.in_flight.collect() for s in family.samples),
+        }
+        for histogram, name in ((self.latency, "request"), (self.batch_size, "batch"), (self.stage, None)):
+            for sample in (sample for family in histogram.collect() for sample in family.samples):
+                owner, _, kind = sample.name.rpartition("_")
+                if kind in ("sum", "count") and owner:
+                    totals[f"{name or sample.labels['stage']}_{kind}"] = sample.value
+        return totals
 
     def text(self) -> bytes:
         """All workers' figures in Prometheus's text format, then what the GPU sampler wrote last."""

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import driver
 import model_api
 from metrics.cloudwatch import LEVELS
+from metrics.sinks import SINKS
 
 MEBIBYTE = 2**20
 BATCH_TIMEOUT_SECONDS = 3600
@@ -32,6 +34,17 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def price(text: str) -> float:
+    """A number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError("a number above 0")
+    return number
 
 
 def on_or_off(text: str) -> bool:
@@ -245,11 +258,32 @@ class Settings:
             "series of the project alone (`fleet`), also of each host (`host`), or of each GPU (`gpu`)",
         ),
     )
+    metrics_sink: str = field(
+        default="emf",
+        metadata=variable(
+            "METRICS_SINK",
+            one_of(SINKS),
+            "where they go: lines of the log (`emf`), calls of CloudWatch (`putmetricdata`), nowhere (`off`)",
+        ),
+    )
+    region: str | None = field(
+        default=None,
+        metadata=variable(
+            "AWS_REGION", str, "whose CloudWatch `putmetricdata` calls", also=("AWS_DEFAULT_REGION",)
+        ),
+    )
     endpoint_name: str | None = field(
         default=None, metadata=variable("ENDPOINT_NAME", str, "their dimension Endpoint; unset: left out")
     )
     variant_name: str | None = field(
         default=None, metadata=variable("VARIANT_NAME", str, "their dimension Variant; unset: left out")
+    )
+
+    instance_usd_per_hour: float | None = field(
+        default=None,
+        metadata=variable(
+            "INSTANCE_USD_PER_HOUR", price, "what the host costs; unset: no metric is in dollars"
+        ),
     )
 
     @property
@@ -325,4 +359,5 @@ def gunicorn_environment(run_directory: Path, threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": path,
         "PROMETHEUS_MULTIPROC_DIR": str(run_directory),
+        **driver.bridge(os.environ.get("LD_LIBRARY_PATH")),
     }

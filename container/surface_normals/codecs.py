@@ -20,7 +20,7 @@ from surface_normals import axes
 MIN_SIDE = 16
 MAX_PIXELS = 25_000_000
 """Larger pictures are refused before they are decoded: a few kilobytes can claim gigapixels.
-25 million covers a 6000x4000 camera and needs some gigabytes of memory to predict."""
+25 million covers a 6000x4000 camera and needs some gigabytes of memory to predict at once."""
 
 PICTURE_FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 NPY = "application/x-npy"
@@ -32,30 +32,34 @@ Normals = NDArray[np.float32]
 
 
 class PictureTooLarge(ValueError):
-    """A picture of more than MAX_PIXELS pixels."""
+    """A picture of more pixels than are taken."""
 
     status = 413
 
 
-def decode_picture(body: bytes, media_type: str) -> Picture:
+def decode_picture(body: bytes, media_type: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """A request's bytes as a picture. Raises ValueError saying what is wrong with them."""
-    picture = _decode_npy(body) if media_type == NPY else _decode_file(body, PICTURE_FORMATS[media_type])
+    if media_type == NPY:
+        picture = _decode_npy(body, max_pixels)
+    else:
+        picture = _decode_file(body, PICTURE_FORMATS[media_type], max_pixels)
     height, width = picture.shape[:2]
     if min(height, width) < MIN_SIDE:
         raise ValueError(f"picture is {width}x{height}; each side must have at least {MIN_SIDE} pixels")
     return picture
 
 
-def _decode_file(body: bytes, file_format: str) -> Picture:
+def _decode_file(body: bytes, file_format: str, max_pixels: int) -> Picture:
     try:
         with Image.open(io.BytesIO(body), formats=[file_format]) as image:
-            _check_size(*image.size)
+            width, height = image.size
+            _check_size(width, height, max_pixels)
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
     except PictureTooLarge:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureTooLarge(f"picture has more than {MAX_PIXELS:,} pixels") from error
+        raise PictureTooLarge(f"picture has more than {max_pixels:,} pixels") from error
     except (
         OSError,
         ValueError,
@@ -77,12 +81,12 @@ def _to_rgb(image: Image.Image) -> Picture:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise PictureTooLarge(f"picture is {width}x{height}; at most {MAX_PIXELS:,} pixels are taken")
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise PictureTooLarge(f"picture is {width}x{height}; at most {max_pixels:,} pixels are taken")
 
 
-def _decode_npy(body: bytes) -> Picture:
+def _decode_npy(body: bytes, max_pixels: int) -> Picture:
     file = io.BytesIO(body)
     try:
         version = np.lib.format.read_magic(file)
@@ -95,7 +99,7 @@ def _decode_npy(body: bytes) -> Picture:
         raise ValueError(f"body is not a readable .npy array ({error})") from error
     if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
         raise ValueError(f"array is {dtype} {shape}; a picture is uint8 (height, width, 3)")
-    _check_size(shape[1], shape[0])
+    _check_size(shape[1], shape[0], max_pixels)
     if len(body) - file.tell() != shape[0] * shape[1] * 3:
         raise ValueError(f"array's header promises {shape}, its data are {len(body) - file.tell()} bytes")
     array: Picture = np.load(io.BytesIO(body), allow_pickle=False)

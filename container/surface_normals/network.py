@@ -90,10 +90,17 @@ class SurfaceNormalNetwork(nn.Module):
         self.smooth = nn.ModuleList(map(conv_norm_relu, own[-2::-1], (*own[-3::-1], finest)))
         self.head = nn.Conv2d(finest + rays, 4, kernel_size=3, padding=1)
 
-    def forward(self, picture: Tensor, intrinsics: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        picture: Tensor,
+        intrinsics: Tensor | None = None,
+        *,
+        part_of: tuple[int, int, int, int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """`intrinsics` (B, 4): fx, fy, cx, cy in the picture's pixels, a row of NaN where the camera is unknown.
 
-        Only a network with intrinsics=given looks at them.
+        Only a network with intrinsics=given looks at them. `part_of` says that the picture is one of a larger
+        one, whose camera is the assumed one: its left and top in that one, and that one's width and height.
         """
         size = picture.shape[-2:]
         picture = (picture - self.mean) / self.std
@@ -102,6 +109,8 @@ class SurfaceNormalNetwork(nn.Module):
             features = [self.detail(picture), *features]
         if self.shape.intrinsics != "given":
             intrinsics = None
+        if part_of is not None:
+            intrinsics = assumed_intrinsics(*part_of).to(picture).expand(picture.shape[0], 4)
 
         def seen(x: Tensor) -> Tensor:
             return x if self.shape.intrinsics == "off" else with_rays(x, size, intrinsics)
@@ -121,6 +130,12 @@ def enlarge(x: Tensor, size: torch.Size) -> Tensor:
 def unit(x: Tensor) -> Tensor:
     """Vectors along dimension 1, (B, 3, H, W), brought to length 1."""
     return x * torch.rsqrt(x.square().sum(dim=1, keepdim=True) + 1e-12)
+
+
+def assumed_intrinsics(left: int, top: int, width: int, height: int) -> Tensor:
+    """Of the assumed camera of a picture of this size, (4,), in pixels counted from (left, top)."""
+    focal = max(height, width) / 2 / math.tan(math.radians(ASSUMED_FIELD_OF_VIEW_DEGREES / 2))
+    return torch.tensor([focal, focal, width / 2 - left, height / 2 - top])
 
 
 def with_rays(x: Tensor, picture_size: torch.Size, intrinsics: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from surface_normals.codecs import MAX_PIXELS
 from surface_normals.description import WEIGHTS, read_description
 
 PROGRAM, FACTS = "model.onnx", "export.json"
@@ -21,6 +22,8 @@ class OnnxEngine:
 
     Raises ValueError when the folder has no model.onnx that was made of its weights.
     """
+
+    max_pixels = MAX_PIXELS
 
     def __init__(self, model_dir: Path, threads: int | None = None) -> None:
         import onnxruntime  # here, so that it may be missing where another engine is used

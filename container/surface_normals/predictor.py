@@ -28,6 +28,8 @@ class Engine(Protocol):
 
     stride: int
     """Sides must be a multiple of it."""
+    max_pixels: int
+    """A larger picture is refused."""
 
     def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Pictures (B, H, W, 3) to normals (B, H, W, 3) and expected errors (B, H, W) in degrees."""
@@ -54,7 +56,7 @@ class SurfaceNormalPredictor:
 
     def decode(self, body: bytes, media_type: str) -> codecs.Picture:
         """Bytes of a JPEG, PNG, WebP or .npy picture as uint8 (H, W, 3). Raises ValueError."""
-        return codecs.decode_picture(body, media_type)
+        return codecs.decode_picture(body, media_type, max_pixels=self._engine.max_pixels)
 
     def batch_key(self, picture: codecs.Picture) -> tuple[int, int]:
         """The size that the network sees: pictures that are padded to the same go together."""

@@ -7,22 +7,34 @@ import torch
 from numpy.typing import NDArray
 
 from surface_normals.artifact import load_artifact
+from surface_normals.codecs import MAX_PIXELS
 from surface_normals.device import pick_device
 from surface_normals.network import SurfaceNormalNetwork, expected_error_degrees
+from surface_normals.tiling import MAX_TILED_PIXELS, can_tile, run_in_tiles
 
 
 class TorchEngine:
-    """A network on its device."""
+    """A network on its device. A picture of more than `whole_pixels` goes through it in tiles."""
 
-    def __init__(self, network: SurfaceNormalNetwork, device: torch.device) -> None:
+    def __init__(
+        self, network: SurfaceNormalNetwork, device: torch.device, *, whole_pixels: int = MAX_PIXELS
+    ) -> None:
         self.network = network.to(device).eval()
         self.device = device
         self.stride = network.stride
+        self.max_pixels = MAX_TILED_PIXELS if can_tile(network) else MAX_PIXELS
+        self._whole_pixels = whole_pixels
 
-    @torch.inference_mode()
     def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Pictures (B, H, W, 3), H and W multiples of `stride`, to normals (B, H, W, 3) and expected errors
         (B, H, W) in degrees."""
+        if pictures[0, :, :, 0].size > self._whole_pixels and can_tile(self.network):
+            maps = [run_in_tiles(self.network, picture, self.device) for picture in pictures]
+            return np.stack([normals for normals, _ in maps]), np.stack([errors for _, errors in maps])
+        return self._run_whole(pictures)
+
+    @torch.inference_mode()
+    def _run_whole(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         x = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float() / 255
         normals, concentration = self.network(x)
         errors = expected_error_degrees(concentration)[:, 0]

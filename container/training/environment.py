@@ -13,7 +13,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import driver
 from metrics.cloudwatch import LEVELS
+from metrics.sinks import SINKS
 from model_api import DEFAULT_PACKAGE
 from training.channels import discover
 
@@ -82,6 +84,11 @@ class Environment:
     gpu_metrics: bool
     metrics_project: str
     metrics_level: str
+    metrics_sink: str
+    region: str | None
+    """AWS's, as far as the job knows it."""
+    instance_usd_per_hour: float | None
+    """What this host costs, where the job says so."""
     work_address: str | None
     """Where the metrics agent hears of the work; set by the parent for its processes."""
 
@@ -100,6 +107,54 @@ class Place:
     local_rank: int
     """Among those of this host."""
     count: int
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What a job outside SageMaker is told, where nobody writes configuration files or copies to and from S3."""
+
+    hyperparameters: Mapping[str, Any]
+    channels: Mapping[str, str]
+    """Name to s3://BUCKET/PREFIX."""
+    output: str | None
+    """s3://BUCKET/PREFIX that the model and the other results go to."""
+    checkpoints: str | None
+    """s3://BUCKET/PREFIX that checkpoints come from and go to."""
+    num_nodes: int
+    node_index: int
+    main_node_address: str | None
+    """None on the main node itself, which is told no address."""
+
+
+def read_elsewhere(environ: Mapping[str, str] = os.environ) -> Elsewhere:
+    """Raises ValueError naming the variable that is wrong."""
+    places = {name: environ.get(name) or None for name in ("S3_OUTPUT", "S3_CHECKPOINTS")}
+    channels = _object(environ, "S3_CHANNELS")
+    for name, place in [*places.items(), *((f"S3_CHANNELS {name}", uri) for name, uri in channels.items())]:
+        if place is not None and not re.fullmatch(r"s3://[^/]+(/.*)?", str(place)):
+            raise ValueError(f"{name} must be of the form s3://BUCKET/PREFIX, not {place!r}")
+    main_index = environ.get("AWS_BATCH_JOB_MAIN_NODE_INDEX", "0")
+    if main_index != "0":
+        raise ValueError(f"AWS_BATCH_JOB_MAIN_NODE_INDEX is {main_index}: the main node must be node 0")
+    return Elsewhere(
+        hyperparameters=_object(environ, "HYPERPARAMETERS"),
+        channels=channels,
+        output=places["S3_OUTPUT"],
+        checkpoints=places["S3_CHECKPOINTS"],
+        num_nodes=int(environ.get("AWS_BATCH_JOB_NUM_NODES") or 1),
+        node_index=int(environ.get("AWS_BATCH_JOB_NODE_INDEX") or 0),
+        main_node_address=environ.get("AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS") or None,
+    )
+
+
+def _object(environ: Mapping[str, str], name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(environ.get(name) or "{}")
+    except ValueError as error:
+        raise ValueError(f"{name} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a JSON object, not {value!r}")
+    return value
 
 
 def read_tree(environ: Mapping[str, str] = os.environ) -> Tree:
@@ -143,7 +198,10 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
         stop_grace_seconds=_seconds(environ, "STOP_GRACE_SECONDS", 100.0),
         gpu_metrics=_switch(environ, "GPU_METRICS"),
         metrics_project=environ.get("METRICS_PROJECT") or "surface-normals",
-        metrics_level=_level(environ),
+        metrics_level=_choice(environ, "METRICS_LEVEL", "host", LEVELS),
+        metrics_sink=_choice(environ, "METRICS_SINK", "emf", SINKS),
+        region=environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or _region_of(arn),
+        instance_usd_per_hour=_number(environ, "INSTANCE_USD_PER_HOUR"),
         work_address=environ.get(WORK_ADDRESS) or None,
     )
 
@@ -172,7 +230,7 @@ def rank_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if environ.get("AWS_REGION"):  # SageMaker sets this one only, AWS's own tools want the other
         variables.setdefault("AWS_DEFAULT_REGION", environ["AWS_REGION"])
-    return variables
+    return variables | driver.bridge(environ.get("LD_LIBRARY_PATH"))
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -195,14 +253,21 @@ def _natural(host: str) -> list[tuple[int, str]]:
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
-    text = environ.get(name) or str(default)
+    seconds = _number(environ, name, " of seconds")
+    return default if seconds is None else seconds
+
+
+def _number(environ: Mapping[str, str], name: str, what: str = "") -> float | None:
+    text = environ.get(name)
+    if not text:
+        return None
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"{name} must be a number of seconds above 0, not {text!r}")
-    return seconds
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{name} must be a number{what} above 0, not {text!r}")
+    return number
 
 
 def _whole(environ: Mapping[str, str], name: str, default: int, maximum: int) -> int:
@@ -218,11 +283,17 @@ def _processes(environ: Mapping[str, str], num_gpus: int) -> int:
     return max(1, num_gpus)
 
 
-def _level(environ: Mapping[str, str]) -> str:
-    text = (environ.get("METRICS_LEVEL") or "host").lower()
-    if text not in LEVELS:
-        raise ValueError(f"METRICS_LEVEL must be {', '.join(LEVELS[:-1])} or {LEVELS[-1]}, not {text!r}")
+def _choice(environ: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]) -> str:
+    text = (environ.get(name) or default).lower()
+    if text not in choices:
+        raise ValueError(f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, not {text!r}")
     return text
+
+
+def _region_of(arn: str) -> str | None:
+    """The fourth part of arn:aws:sagemaker:REGION:ACCOUNT:training-job/NAME."""
+    parts = arn.split(":")
+    return parts[3] if len(parts) > 3 and parts[3] else None
 
 
 def _switch(environ: Mapping[str, str], name: str) -> bool:

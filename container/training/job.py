@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import driver
 import logs
 import model_api
 from metrics.agent_process import start_agent
@@ -105,6 +106,10 @@ def train(tree: Tree, stop: StopSignals) -> None:
             level=environment.metrics_level,
             work_address=address,
             num_hosts=len(environment.hosts),
+            usd_per_hour=environment.instance_usd_per_hour,
+            sink=environment.metrics_sink,
+            region=environment.region,
+            summary=tree.output_dir / summary_name(environment),
         )
     try:
         status = run_rank(environment, stop)
@@ -119,6 +124,12 @@ def train(tree: Tree, stop: StopSignals) -> None:
         if stop.requested:
             raise Stopped(f"by {stop.name}, and the model's train() wrote nothing to {tree.model_dir}")
         raise RuntimeError(f"the model's train() returned and wrote nothing to {tree.model_dir}")
+
+
+def summary_name(environment: Environment) -> str:
+    """Of this host's GPU summary: SageMaker puts the output folders of all hosts into one."""
+    host = environment.current_host
+    return "gpu-summary.json" if environment.host_rank == 0 else f"gpu-summary-{host}.json"
 
 
 def prepare(environment: Environment) -> Environment:
@@ -137,6 +148,9 @@ def prepare(environment: Environment) -> Environment:
         found,
         platform.python_version(),
     )
+    logger.info(driver.describe())
+    if environment.num_gpus:
+        driver.check()
     if not environment.checkpoints_declared:
         logger.info("checkpoints in %s are not copied to S3: no CheckpointConfig", environment.checkpoint_dir)
     if skipped := hyperparameters.ignored(environment.hyperparameters):

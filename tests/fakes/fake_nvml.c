@@ -10,6 +10,10 @@
  *   <gpu>.open.error, <gpu>.<figure>.error     error codes; figures: utilization memory power temperature
  *                                              reasons old_reasons energy ecc remapped
  *   <gpu>.error                                error code of every figure
+ *   <gpu>.gpm                                  1: it has GPM, whose metric number N is
+ *   <gpu>.gpm.N (percent or MiB/s; unset: not available); <gpu>.gpm.error: that of taking a sample
+ *   xid.serial, xid.gpu, xid                   another serial number makes an event of this GPU and XID
+ *   events.error                               error code of registering for events
  *   hang_milliseconds                          each call takes so long
  * Each initialisation appends the process id to the file `initialised` beside the library.
  */
@@ -22,7 +26,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2 };
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, TIMEOUT = 10, XID = 8 };
+#define UNSET (~0ULL)
 
 typedef struct { unsigned int gpu, memory; } utilization_t;
 typedef struct { unsigned int version; unsigned long long total, reserved, free, used; } memory_v2_t;
@@ -154,4 +159,66 @@ int nvmlDeviceGetRemappedRows(void *gpu, unsigned int *corrected, unsigned int *
     *corrected = *pending = *failed = 0;
     *uncorrected = (unsigned int)of_gpu(gpu, "remapped", 0);
     return trouble(gpu, "remapped.error");
+}
+
+typedef struct { unsigned int version, is_supported; } gpm_support_t;
+typedef struct { unsigned int id; int error; double value; const char *names[3]; } gpm_metric_t;
+typedef struct { unsigned int version, count; void *sample1, *sample2; gpm_metric_t metrics[477]; } gpm_metrics_t;
+
+int nvmlGpmQueryDeviceSupport(void *gpu, gpm_support_t *support) {
+    support->is_supported = (unsigned int)of_gpu(gpu, "gpm", 0);
+    return SUCCESS;
+}
+
+int nvmlGpmSampleAlloc(void **sample) {
+    *sample = calloc(1, sizeof(void *));
+    return SUCCESS;
+}
+
+int nvmlGpmSampleGet(void *gpu, void **sample) {
+    *sample = gpu;
+    return trouble(gpu, "gpm.error");
+}
+
+int nvmlGpmMetricsGet(gpm_metrics_t *asked) {
+    if (asked->version != 1 || asked->sample1 == asked->sample2) return INVALID_ARGUMENT;
+    void *gpu = *(void **)asked->sample2;
+    if (gpu != *(void **)asked->sample1) return INVALID_ARGUMENT;
+    for (unsigned int place = 0; place < asked->count; place++) {
+        gpm_metric_t *metric = &asked->metrics[place];
+        char name[32];
+        snprintf(name, sizeof name, "gpm.%u", metric->id);
+        unsigned long long value = of_gpu(gpu, name, UNSET);
+        metric->error = value == UNSET ? NOT_SUPPORTED : SUCCESS;
+        metric->value = (double)value;
+    }
+    return SUCCESS;
+}
+
+typedef struct { void *gpu; unsigned long long type, data; unsigned int gpu_instance, compute_instance; } event_t;
+
+int nvmlEventSetCreate(void **set) {
+    *set = calloc(1, 1);
+    return SUCCESS;
+}
+
+int nvmlDeviceRegisterEvents(void *gpu, unsigned long long types, void *set) {
+    (void)gpu, (void)set;
+    return types == XID ? (int)knob("events.error", SUCCESS) : INVALID_ARGUMENT;
+}
+
+int nvmlEventSetWait_v2(void *set, event_t *event, unsigned int milliseconds) {
+    static unsigned long long seen = 0;
+    struct timespec moment = {.tv_nsec = 10 * 1000000};
+    (void)set;
+    for (unsigned int waited = 0; waited < milliseconds; waited += 10) {
+        unsigned long long serial = knob("xid.serial", 0);
+        if (serial != seen) {
+            seen = serial;
+            *event = (event_t){(void *)(long)(knob("xid.gpu", 0) + 1), XID, knob("xid", 79), 0, 0};
+            return SUCCESS;
+        }
+        nanosleep(&moment, NULL);
+    }
+    return TIMEOUT;
 }

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import emf_validator
@@ -41,6 +41,7 @@ class Agent:
         arguments: Sequence[str],
         pythonpath: Sequence[Path] = (),
         out: int | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.out, self.err = folder / "stdout", folder / "stderr"
         with self.out.open("wb") as file, self.err.open("wb") as err:
@@ -49,6 +50,7 @@ class Agent:
                 env={
                     **os.environ,
                     "LD_LIBRARY_PATH": str(driver),
+                    **(environ or {}),
                     "PYTHONPATH": os.pathsep.join(map(str, [*pythonpath, CONTAINER])),
                 },
                 stdout=file if out is None else out,

@@ -59,19 +59,23 @@ class Containers:
         stdout = container.logs(stdout=True, stderr=False).decode()
         return Ended(code, stdout, container.logs(stdout=False, stderr=True).decode())
 
-    def server(self, image, command="serve", *, port=8080, deadline_seconds=120, **options):
-        """Start a server and wait until /ping says 200: the container and its address."""
-        container = self.start(image, command, ports={f"{port}/tcp": ("127.0.0.1", None)}, **options)
+    def server(self, image, command="serve", *, port=8080, deadline_seconds=120, ready=True, **options):
+        """Start a server: the container and its address. If `ready`, /ping says 200."""
+        options = {"ports": {f"{port}/tcp": ("127.0.0.1", None)}, **options}
+        container = self.start(image, command, **options)
         container.reload()
         host_port = container.ports[f"{port}/tcp"][0]["HostPort"]
         url = f"http://127.0.0.1:{host_port}"
+        if ready:
+            self.wait_until_ready(container, url, deadline_seconds)
+        return container, url
 
+    def wait_until_ready(self, container, url, deadline_seconds):
         def is_ready():
             with contextlib.suppress(requests.ConnectionError, requests.Timeout):
                 return requests.get(f"{url}/ping", timeout=2).status_code == 200
 
         self.wait_until(is_ready, container, deadline_seconds, "/ping says 200")
-        return container, url
 
     def wait_until(self, condition, container, deadline_seconds, what):
         """Poll `condition` until it holds. Fails with the container's log when it ends or takes too long."""
@@ -96,12 +100,25 @@ def engine():
         yield engine
 
 
+@contextlib.contextmanager
+def removed(containers):
+    try:
+        yield containers
+    finally:
+        for container in containers.started:
+            container.remove(force=True, v=True)
+
+
 @pytest.fixture
 def containers(engine):
-    containers = Containers(engine)
-    yield containers
-    for container in containers.started:
-        container.remove(force=True, v=True)
+    with removed(Containers(engine)) as containers:
+        yield containers
+
+
+@pytest.fixture(scope="module")
+def module_containers(engine):
+    with removed(Containers(engine)) as containers:
+        yield containers
 
 
 @pytest.fixture(scope="session")
@@ -164,14 +181,10 @@ def trained(make_tree, engine, train_image):
     tree.add_pictures("train", 4)
     tree.add_pictures("validation", 2, seed=2)
     tree.set_hyperparameters(**HYPERPARAMETERS)
-    containers = Containers(engine)
-    try:
+    with removed(Containers(engine)) as containers:
         ended = containers.run(
             train_image, "train", volumes=tree.volumes, network_mode="none", deadline_seconds=300
         )
-    finally:
-        for container in containers.started:
-            container.remove(force=True, v=True)
     return tree, ended
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 pytestmark = pytest.mark.docker
 
 CONTAINER = Path(__file__).resolve().parents[2] / "container"
+SCRIPTS = CONTAINER.parent / "scripts"
 LARGEST_GB = 10  # serverless inference takes no larger image
 
 
@@ -69,9 +71,45 @@ def test_the_labels_say_what_it_is_and_promise_what_is_tested(config, role):
     assert labels["org.opencontainers.image.licenses"] == "MIT"
     assert re.fullmatch(r"([0-9a-f]{40}(-dirty)?)?", labels["org.opencontainers.image.revision"])
     assert re.fullmatch(r"(https://[^@]+)?", labels["org.opencontainers.image.source"])
+    assert datetime.fromisoformat(labels["org.opencontainers.image.created"].replace("Z", "+00:00")).tzinfo
+    assert labels["org.opencontainers.image.base.name"]
     promises = {name: value for name, value in labels.items() if name.startswith("com.amazonaws")}
     port = {"com.amazonaws.sagemaker.capabilities.accept-bind-to-port": "true"}
     assert promises == (port if role == "serve" else {})
+
+
+def test_the_versions_on_the_labels_are_those_inside(shell, config):
+    program = "import torch; print(torch.version.cuda, torch.__version__.partition('+')[0])"
+    labels = config["Labels"]
+
+    assert shell(f'python -c "{program}"').split() == [labels["cuda.version"], labels["torch.version"]]
+    assert labels["flavor"] == "cu" + labels["cuda.version"].replace(".", "")
+
+
+def test_the_bill_of_materials_names_every_package(containers, name, shell):
+    script = {str(SCRIPTS / "bill_of_materials.py"): {"bind": "/bill.py", "mode": "ro"}}
+    ended = containers.run(
+        name,
+        ["/bill.py", "an-image", "a-revision"],
+        entrypoint="python3",
+        volumes=script,
+        network_mode="none",
+    )
+    assert ended.exit_code == 0, ended.stderr
+    bill = json.loads(ended.stdout)
+
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    image = bill["metadata"]["component"]
+    assert (image["name"], image["version"]) == ("an-image", "a-revision")
+    parts = bill["components"]
+    assert len({part["bom-ref"] for part in parts}) == len(parts)
+    folders = shell("ls -d /opt/venv/lib/python3*/site-packages/*.dist-info | wc -l")
+    debian = shell("dpkg-query --show | wc -l")
+    counts = [sum(part["purl"].startswith(f"pkg:{kind}/") for part in parts) for kind in ("pypi", "deb")]
+    assert counts == [int(folders), int(debian)]
+    licences = {part["name"]: part["licenses"][0]["license"]["name"] for part in parts if "licenses" in part}
+    assert "BSD" in licences["torch"]
+    assert "NVIDIA" in licences["nvidia-cudnn-cu12"]
 
 
 def test_it_is_for_sagemaker_s_processors_and_not_too_large(engine, name, record_property):
@@ -131,13 +169,13 @@ def test_every_module_is_compiled(shell):
     assert shell(f'python -c "{program}"') == "True []\n"
 
 
-def test_the_packages_are_those_of_the_lock_and_no_others(shell, role):
+def test_the_packages_are_those_of_the_lock_and_no_others(shell, role, config):
     listing = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
     installed = {
         re.sub(r"[-_.]+", "-", name).lower(): version
         for name, version in json.loads(shell(f"python -c '{listing}'")).items()
     }
-    lock = (CONTAINER / f"requirements/{role}-cu128.lock").read_text()
+    lock = (CONTAINER / f"requirements/{role}-{config['Labels']['flavor']}.lock").read_text()
     locked = {(match[1], match[2]) for match in re.finditer(r"^([\w.-]+)==([^\s;]+)", lock, re.MULTILINE)}
 
     assert set(installed.items()) <= locked

@@ -333,3 +333,20 @@ def test_lines_stay_whole_beside_another_writer_and_a_slow_reader(start: Start, 
     assert others == [
         b"the job's own line %6d %s\n" % (number, b"-" * (number % 900)) for number in range(3000)
     ]
+
+
+@pytest.mark.parametrize("sink", ["emf", "putmetricdata"])
+def test_it_takes_little_memory_and_no_torch(start: Start, driver: Path, sink: str) -> None:
+    nvml.turn(driver, {"gpus": 8})
+    nowhere = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+    }
+    agent = start(f"--sink={sink}", "--region=eu-west-1", environ=nowhere)
+    wait_until(agent.messages if sink == "putmetricdata" else agent.lines)
+    status = Path(f"/proc/{agent.process.pid}/status").read_text()
+    (kilobytes,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    assert int(kilobytes) < 60_000
+    assert "libtorch" not in Path(f"/proc/{agent.process.pid}/maps").read_text()
+    assert agent.finish() == 0

@@ -47,3 +47,48 @@ def test_unknown_is_absent() -> None:
 def test_dropped_messages_are_added_up() -> None:
     series = series_of([], [{"dropped": 2}, {"dropped": 3}], seconds=60, num_hosts=1)
     assert values(series) == {"DroppedWorkFigures": (5,)}
+
+
+def test_requests_and_gpus_together() -> None:
+    samples = [GpuSample(0, 0), GpuSample(0, 50), GpuSample(0, 50), GpuSample(0, 1)]
+    work = [
+        {"requests": 4, "errors": 1, "queue_milliseconds": 2.5, "batch_size": 2, "predict_seconds": 0.3},
+        {"requests": 0, "errors": 0, "in_flight": 0},
+        {"requests": 6, "errors": 0, "queue_milliseconds": 3.5, "batch_size": 3, "predict_seconds": 0.2},
+    ]
+    series = series_of(samples, work, seconds=60, num_hosts=1, usd_per_hour=6)
+    assert values(series) == {
+        "Requests": (10,),
+        "RequestErrors": (1,),
+        "QueueMilliseconds": (2.5, 3.5),
+        "BatchSize": (2, 3),
+        "InFlightRequests": (0,),
+        "GpuIdlePercent": (50,),
+        "GpuSecondsPerRequest": (0.05,),
+        # A minute costs 10 cents: half of it idle, all of it for 10 requests.
+        "WastedUsd": (0.05,),
+        "CostPer1000": (10,),
+    }
+
+
+def test_a_server_that_waits_has_no_cost_of_a_request() -> None:
+    series = series_of([GpuSample(0, 0)], [{"requests": 0}], seconds=60, num_hosts=1, usd_per_hour=6)
+    assert values(series) == {"Requests": (0,), "GpuIdlePercent": (100,), "WastedUsd": (0.1,)}
+
+
+def test_without_a_gpu_no_gpu_seconds() -> None:
+    work = [{"requests": 5, "predict_seconds": 1}]
+    assert values(series_of([], work, seconds=60, num_hosts=1)) == {"Requests": (5,)}
+
+
+def test_1000_images_of_one_of_three_hosts_cost() -> None:
+    series = series_of([], [{"images_per_second": 30}], seconds=60, num_hosts=3, usd_per_hour=36)
+    assert values(series)["CostPer1000"] == (1,)
+
+
+def test_many_workers_make_no_more_values_and_the_extremes_stay() -> None:
+    work = [{"queue_milliseconds": value} for value in (7, 1, *range(100, 900), 950)]
+    (told,) = series_of([], work, seconds=60, num_hosts=1)
+    assert len(told.values) == 60
+    assert (told.values[0], told.values[-1]) == (1, 950)
+    assert sum(told.values) / 60 == pytest.approx(sum(w["queue_milliseconds"] for w in work) / 803, rel=0.02)

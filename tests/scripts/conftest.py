@@ -45,6 +45,20 @@ def start(command, url, log: Path, deadline_seconds=60, **variables):
             time.sleep(0.1)
 
 
+# What these answer unless a test says otherwise.
+UNKNOWN_TO_MOTO = {
+    "ListInferenceComponents": {"InferenceComponents": []},
+    "StopTrainingJob": {},
+    "StopTransformJob": {},
+    "CreateInferenceComponent": {
+        "InferenceComponentArn": "arn:aws:sagemaker:us-east-1:1:inference-component/c"
+    },
+    "DescribeInferenceComponent": {"InferenceComponentStatus": "InService"},
+    "DeleteInferenceComponent": {},
+    "UpdateEndpoint": {"EndpointArn": "arn:aws:sagemaker:us-east-1:123456789012:endpoint/e"},
+}
+
+
 class Recorder(BaseHTTPRequestHandler):
     """Passes requests on to moto, remembers them, and lays what a test wants over single answers."""
 
@@ -55,18 +69,26 @@ class Recorder(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         target = self.headers.get("X-Amz-Target")
         operation = target.rpartition(".")[2] if target else f"{self.command} {self.path}"
+        for action, text in aws.xml_answers.items():
+            if f"Action={action}&".encode() in body + b"&":
+                self.answer(200, {"Content-Type": "text/xml"}, text.encode())
+                return
         aws.requests.append((operation, body))
         laid_over = aws.answers[operation].pop(0) if aws.answers.get(operation) else {}
+        if operation in UNKNOWN_TO_MOTO and not laid_over:
+            laid_over = {"status": 200, **UNKNOWN_TO_MOTO[operation]}
         if laid_over is None:
             self.close_connection = True
             return
         if isinstance(laid_over, bytes):
             self.answer(200, {"Content-Type": "image/png"}, laid_over)
             return
+        if "raw" in laid_over:
+            self.answer(200, {"Content-Type": laid_over["type"]}, laid_over["raw"])
+            return
         if "status" in laid_over:
-            self.answer(
-                laid_over["status"], {"Content-Type": "application/json"}, json.dumps(laid_over).encode()
-            )
+            headers = {"Content-Type": "application/json"} | laid_over.get("headers", {})
+            self.answer(laid_over["status"], headers, json.dumps(laid_over).encode())
             return
         headers = {name: value for name, value in self.headers.items() if name != "Expect"}
         real = requests.request(
@@ -98,7 +120,9 @@ class Aws:
     """AWS as the scripts see it.
 
     `answers`: operation -> what its next requests get, one each: members to lay over moto's JSON; with a
-    `status`, which is HTTP's, or as bytes, moto is not asked; None hangs up. `rewrites`: text -> text, in every answer.
+    `status`, which is HTTP's (and perhaps `headers`), as bytes, or as `raw` bytes of a `type`, moto is not asked;
+    None hangs up. `rewrites`: text -> text, in every answer.
+    `xml_answers`: operation of a service that speaks XML -> all its answers.
     """
 
     def __init__(self, moto_url):
@@ -106,6 +130,7 @@ class Aws:
         self.requests: list[tuple[str, bytes]] = []
         self.answers: dict[str, list[dict | bytes | None]] = {}
         self.rewrites: dict[str, str] = {}
+        self.xml_answers: dict[str, str] = {}
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
         self.server.aws = self
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -167,31 +192,52 @@ def environment(aws, tmp_path):
 
 
 @pytest.fixture
-def launch(environment, tmp_path):
-    """Run launch.py as a user does."""
+def launch_process(environment, tmp_path):
+    """Start launch.py as a user does."""
 
-    def run(*arguments, **changes):
+    def start(*arguments, **changes):
         variables = {name: value for name, value in (environment | changes).items() if value is not None}
         command = [sys.executable, str(SCRIPTS / "launch.py"), *map(str, arguments)]
-        return subprocess.run(
-            command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120, check=False
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+
+    return start
+
+
+@pytest.fixture
+def launch(environment, monkeypatch, capsys, tmp_path):
+    """Run launch.py's main in this process, which is faster: there are many commands to try."""
+
+    def run(*arguments, **changes):
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            for name in [*os.environ]:
+                patch.delenv(name)
+            for name, value in (environment | changes).items():
+                if value is not None:
+                    patch.setenv(name, value)
+            capsys.readouterr()
+            code, said = 0, ""
+            try:
+                launch_script.main([str(argument) for argument in arguments])
+            except SystemExit as end:  # with a text Python prints it and exits with 1
+                code, said = (1, f"{end.code}\n") if isinstance(end.code, str) else (end.code, "")
+        output, errors = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, output, errors + said)
 
     return run
 
 
 @pytest.fixture
-def refused(environment, monkeypatch):
-    """What launch.py says before it ends with status 1; in this process, since there are many to try."""
+def refused(launch):
+    """What launch.py says before it ends with status 1."""
 
     def run(*arguments):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        with pytest.raises(SystemExit) as end:
-            launch_script.main([str(argument) for argument in arguments])
-        [line] = end.value.code.splitlines()  # a text: Python prints it and exits with 1
-        assert line.startswith("launch: ")
-        return line
+        result = launch(*arguments)
+        assert result.returncode == 1, result.stdout
+        assert result.stderr.splitlines()[-1]
+        return result.stderr[result.stderr.index("launch: ") :].rstrip()
 
     return run
 

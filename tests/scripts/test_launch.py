@@ -24,90 +24,11 @@ DEPLOY = (
 
 
 def one_line(result):
-    """The only line of a refusal."""
+    """The line that names the fault."""
     assert result.returncode == 1
-    [line] = result.stderr.splitlines()
+    [line, *_] = result.stderr.splitlines()  # a cure may follow
     assert line.startswith("launch: ")
     return line
-
-
-# upload
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for name in (
-        "train/images/a.jpg",
-        "train/normals/a.png",
-        "dataset.json",
-        ".git/config",
-        "train/.DS_Store",
-    ):
-        path = tmp_path / "data" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-    return tmp_path / "data"
-
-
-def test_upload_keeps_the_folders_and_sends_a_file_once(aws, launch, folder):
-    s3 = aws.client("s3")
-    s3.create_bucket(Bucket="bucket")
-
-    first = launch("upload", folder, "s3://bucket/some/prefix/")
-    assert first.returncode == 0, first.stderr
-    assert "3 files" in first.stdout
-    keys = {item["Key"] for item in s3.list_objects_v2(Bucket="bucket")["Contents"]}
-    assert keys == {
-        f"some/prefix/{name}" for name in ("train/images/a.jpg", "train/normals/a.png", "dataset.json")
-    }
-    body = s3.get_object(Bucket="bucket", Key="some/prefix/train/images/a.jpg")["Body"].read()
-    assert body == b"train/images/a.jpg"
-
-    (folder / "dataset.json").write_bytes(b"longer than before")
-    aws.requests.clear()
-    second = launch("upload", folder, "s3://bucket/some/prefix")
-    assert "1 files" in second.stdout
-    assert "2 were there already" in second.stdout
-    assert sum(operation.startswith("PUT") for operation in aws.operations) == 1
-
-
-def test_upload_looks_through_every_page_of_what_is_there(aws, launch, tmp_path):
-    s3 = aws.client("s3")
-    s3.create_bucket(Bucket="bucket")
-    (tmp_path / "many").mkdir()
-    for number in range(8):  # the stand-in lists 3 at once
-        (tmp_path / "many" / str(number)).write_bytes(b"x")
-        s3.put_object(Bucket="bucket", Key=f"many/{number}", Body=b"x")
-    assert "8 were there already" in launch("upload", tmp_path / "many", "s3://bucket/many").stdout
-
-
-@pytest.mark.parametrize(
-    ("target", "said"),
-    [
-        ("bucket/prefix", "s3://BUCKET/PREFIX"),
-        ("s3://Bucket_1/x", "s3://BUCKET/PREFIX"),
-        ("s3://bucket/" + "k" * 1020, "1024"),
-    ],
-)
-def test_upload_refuses_a_bad_target_before_any_call(aws, refused, folder, target, said):
-    assert said in refused("upload", folder, target)
-    assert aws.requests == []
-
-
-def test_upload_refuses_a_folder_that_is_not_there_or_holds_nothing_or_would_lose_files(
-    aws, refused, tmp_path
-):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "linked").mkdir()
-    (tmp_path / "linked" / "images").symlink_to(tmp_path / "empty")
-    assert "is not a folder" in refused("upload", tmp_path / "missing", "s3://bucket/x")
-    assert "no files in" in refused("upload", tmp_path / "empty", "s3://bucket/x")
-    assert "linked/images is a link" in refused("upload", tmp_path / "linked", "s3://bucket/x")
-    assert aws.requests == []
-
-
-def test_upload_to_a_missing_bucket_names_the_reason(refused, folder):
-    assert "NoSuchBucket" in refused("upload", folder, "s3://nowhere/x")
 
 
 # train
@@ -202,20 +123,17 @@ def test_train_goes_on_watching_when_the_line_is_cut(aws, launch):
     assert "model: s3://bucket/models/job-1/output/model.tar.gz" in result.stdout
 
 
-def test_train_interrupted_says_that_the_job_goes_on(aws, environment):
+def test_train_interrupted_says_that_the_job_goes_on(aws, launch_process):
     aws.answers["DescribeTrainingJob"] = [at("InProgress", "Starting")] * 1000
-    command = [sys.executable, SCRIPTS / "launch.py", *TRAIN, "--name", "job-1"]
-    watcher = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    watcher = launch_process(*TRAIN, "--name", "job-1")
     while "Starting" not in watcher.stdout.readline():
         assert watcher.poll() is None
     watcher.send_signal(signal.SIGINT)
     _, errors = watcher.communicate(timeout=60)
     assert watcher.returncode == 1
     assert errors == (
-        "launch: no longer watching; the job goes on. To end it:"
-        " aws sagemaker stop-training-job --training-job-name job-1\n"
+        "launch: no longer watching; training job job-1 goes on. To come back: launch.py status job-1 --wait;"
+        " to end it: launch.py stop job-1\n"
     )
 
 
@@ -250,10 +168,18 @@ def test_train_refuses_what_aws_would_refuse_before_any_call(aws, refused, argum
 # every verb
 
 
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in "abc":
+        (tmp_path / "data" / name).write_text(name)
+    return tmp_path / "data"
+
+
 def test_dry_run_prints_the_calls_and_makes_none(aws, launch, folder, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"x")
     verbs = {
-        ("upload", folder, "s3://bucket/x"): ["list_objects_v2", *["upload_file"] * 3],
+        ("upload", "--no-check", folder, "s3://bucket/x"): ["list_objects_v2", *["put_object"] * 3],
         TRAIN: ["create_training_job"],
         DEPLOY: ["create_model", "create_endpoint_config", "create_endpoint"],
         ("deploy", "--role", ROLE, "--job", "j", "--image", IMAGE): [
@@ -261,7 +187,6 @@ def test_dry_run_prints_the_calls_and_makes_none(aws, launch, folder, tmp_path):
             *("create_model", "create_endpoint_config", "create_endpoint"),
         ],
         ("invoke", "--endpoint", "e", tmp_path / "photo.jpg"): ["invoke_endpoint"],
-        ("delete", "--endpoint", "e"): ["delete_endpoint", "delete_endpoint_config", "delete_model"],
     }
     for arguments, methods in verbs.items():
         # Not even a region or a key is needed.
@@ -313,3 +238,11 @@ def test_a_refusal_of_aws_is_one_line(aws, launch):
     assert one_line(launch(*TRAIN)) == (
         "launch: AWS refused CreateTrainingJob: AccessDeniedException: User: me is not authorized"
     )
+
+
+@pytest.mark.parametrize("verb", [TRAIN, DEPLOY])
+def test_the_price_of_an_instance_reaches_the_container(launch, verb):
+    result = launch(*verb, "--instance-usd-per-hour", "1.41", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert json.dumps({"INSTANCE_USD_PER_HOUR": "1.41"})[1:-1] in result.stdout
+    assert "INSTANCE_USD_PER_HOUR" not in launch(*verb, "--dry-run").stdout

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from launch_deploy import host_ami
+from launching.models import host_ami
 
 ROLE = "arn:aws:iam::123456789012:role/sagemaker"
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/surface-normals-train@sha256:" + "0" * 64
@@ -41,16 +41,18 @@ def test_deploy_makes_model_configuration_and_endpoint_and_delete_removes_them(a
     assert sagemaker.describe_endpoint(EndpointName="normals")["EndpointConfigName"] == "normals"
 
     aws.requests.clear()
-    deleted = launch("delete", "--endpoint", "normals")
+    deleted = launch("delete", "normals")
     assert deleted.returncode == 0, deleted.stderr
-    assert aws.operations == ["DeleteEndpoint", "DeleteEndpointConfig", "DeleteModel"]
+    assert [operation for operation in aws.operations if operation.startswith("Delete")] == [
+        *("DeleteEndpoint", "DeleteEndpointConfig", "DeleteModel")
+    ]
     assert deleted.stdout.count("is deleted") == 3
     assert not sagemaker.list_endpoints()["Endpoints"]
     assert not sagemaker.list_models()["Models"]
 
-    again = launch("delete", "--endpoint", "normals")
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("is not there") == 3
+    again = launch("delete", "normals")
+    assert again.returncode == 1
+    assert "nothing in us-east-1 was launched as normals" in again.stderr
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_deploy_says_why_an_endpoint_failed_and_what_to_check(aws, launch):
     assert result.stderr.startswith(
         "launch: endpoint normals is Failed: did not pass the ping health check\n"
     )
-    for clue in ("/aws/sagemaker/Endpoints/normals", "--inference-ami", "delete --endpoint normals"):
+    for clue in ("/aws/sagemaker/Endpoints/normals", "--inference-ami", "delete normals"):
         assert clue in result.stderr
 
 
@@ -108,7 +110,11 @@ def test_deploy_leaves_nothing_behind_when_aws_refuses_a_part(aws, refused):
     refusal = {"status": 400, "__type": "ResourceLimitExceeded", "message": "0 instances of ml.g4dn.xlarge"}
     aws.answers["CreateEndpoint"] = [refusal]
     said = refused(*DEPLOY, "--name", "normals")
-    assert said == "launch: AWS refused CreateEndpoint: ResourceLimitExceeded: 0 instances of ml.g4dn.xlarge"
+    refusal, cure = said.splitlines()
+    assert (
+        refusal == "launch: AWS refused CreateEndpoint: ResourceLimitExceeded: 0 instances of ml.g4dn.xlarge"
+    )
+    assert "Service Quotas" in cure
     sagemaker = aws.client("sagemaker")
     assert not sagemaker.list_models()["Models"]
     assert not sagemaker.list_endpoint_configs()["EndpointConfigs"]
@@ -141,63 +147,29 @@ def test_deploy_refuses_what_aws_would_refuse_before_any_call(aws, refused, argu
     assert aws.requests == []
 
 
-def test_invoke_writes_the_answer_where_it_was_called(aws, launch, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "photo.jpg").write_bytes(b"\xff\xd8 a picture")
-    aws.answers["POST /endpoints/normals/invocations"] = [b"\x89PNG lilac"]
-    answer = launch("invoke", "--endpoint", "normals", tmp_path / "pictures/photo.jpg")
-    assert answer.returncode == 0, answer.stderr
-    assert (tmp_path / "photo-normals.png").read_bytes() == b"\x89PNG lilac"
-    assert answer.stdout == "photo-normals.png: image/png, 10 bytes\n"
-    assert aws.requests == [("POST /endpoints/normals/invocations", b"\xff\xd8 a picture")]
-
-
-def test_invoke_asks_for_what_the_output_file_is(launch, tmp_path):
-    (tmp_path / "photo.webp").write_bytes(b"a picture")
-    [call] = json.loads(
-        launch("invoke", "--endpoint", "e", tmp_path / "photo.webp", "--output", "n.npy", "--dry-run").stdout
-    )
-    assert call == {
-        "client": "sagemaker-runtime",
-        "method": "invoke_endpoint",
-        "arguments": {
-            "EndpointName": "e",
-            "ContentType": "image/webp",
-            "Accept": "application/x-npy",
-            "Body": "<9 bytes>",
-        },
-    }
-
-
-def test_invoke_shows_the_models_own_words(aws, refused, tmp_path):
-    (tmp_path / "photo.jpg").write_bytes(b"not a picture")
-    aws.answers["POST /endpoints/normals/invocations"] = [
-        {
-            "status": 424,
-            "__type": "ModelError",
-            "Message": "Received client error (400) from primary",
-            "OriginalStatusCode": 400,
-            "OriginalMessage": json.dumps({"error": "bad_request", "message": "not a JPEG, PNG or WebP"}),
-        }
-    ]
-    said = refused("invoke", "--endpoint", "normals", tmp_path / "photo.jpg")
-    assert said == "launch: the model answered 400: not a JPEG, PNG or WebP"
-    assert not (tmp_path / "photo-normals.png").exists()
-
-
-def test_invoke_refuses_before_any_call(aws, refused, tmp_path):
-    (tmp_path / "big.jpg").write_bytes(bytes(26 * 2**20))
-    (tmp_path / "photo.tif").write_bytes(b"x")
-    assert "an endpoint takes 25 MB" in refused("invoke", "--endpoint", "e", tmp_path / "big.jpg")
-    assert "--content-type" in refused("invoke", "--endpoint", "e", tmp_path / "photo.tif")
-    assert "No such file" in refused("invoke", "--endpoint", "e", tmp_path / "none.jpg")
-    assert "EndpointName" in refused(
-        "invoke", "--endpoint", "a_b", tmp_path / "photo.tif", "--content-type", "image/tiff"
-    )
-    assert aws.requests == []
-
-
-def test_delete_stops_at_a_refusal(aws, refused):
+def test_delete_stops_at_a_refusal(aws, launch, refused):
+    assert launch(*DEPLOY, "--name", "normals").returncode == 0
     aws.answers["DeleteEndpoint"] = [{"status": 400, "__type": "AccessDeniedException", "message": "not you"}]
-    assert "AWS refused DeleteEndpoint: AccessDeniedException" in refused("delete", "--endpoint", "normals")
-    assert aws.operations == ["DeleteEndpoint"]
+    aws.requests.clear()
+    assert "AWS refused DeleteEndpoint: AccessDeniedException" in refused("delete", "normals")
+    assert not {"DeleteEndpointConfig", "DeleteModel"} & set(aws.operations)
+
+
+def test_delete_leaves_what_others_made(aws, launch):
+    """Also where its name begins with this one, or is the same."""
+    for name in ("normals", "normals-2"):
+        assert launch(*DEPLOY, "--name", name).returncode == 0
+    sagemaker = aws.client("sagemaker")
+    sagemaker.create_model(ModelName="normals-by-hand", ExecutionRoleArn=ROLE)
+    assert launch("delete", "normals").returncode == 0
+    assert {model["ModelName"] for model in sagemaker.list_models()["Models"]} == {
+        *("normals-2", "normals-by-hand")
+    }
+    assert [row["EndpointName"] for row in sagemaker.list_endpoints()["Endpoints"]] == ["normals-2"]
+
+
+def test_delete_dry_run_shows_the_deletions_and_makes_none(aws, launch):
+    assert launch(*DEPLOY, "--name", "normals").returncode == 0
+    calls = json.loads(launch("delete", "normals", "--dry-run").stdout)
+    assert [call["method"] for call in calls] == ["delete_endpoint", "delete_endpoint_config", "delete_model"]
+    assert aws.client("sagemaker").list_endpoints()["Endpoints"]

@@ -1,11 +1,13 @@
 """push.py as a process: real git, a real engine and registry, images of a few bytes, ECR's own calls to moto."""
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -14,12 +16,14 @@ from pathlib import Path
 
 import docker
 import pytest
+from docker.errors import ImageNotFound
 
-PUSH = Path(__file__).resolve().parents[2] / "scripts" / "push.py"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 DOCKER = os.environ.get("DOCKER", "docker")
 ECR_HOST = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+EXIT_CODE = 42
 
 
 class Checkout:
@@ -29,8 +33,9 @@ class Checkout:
         self.root = root
         self.environment = environment
         (root / "scripts").mkdir(parents=True)
-        shutil.copy(PUSH, root / "scripts")
-        (root / ".gitignore").write_text("*.digest\n")
+        for name in ("push.py", "engine.py"):
+            shutil.copy(SCRIPTS / name, root / "scripts")
+        (root / ".gitignore").write_text("*.digest\n__pycache__/\n")
         self.git("init", "--quiet")
         self.commit()
 
@@ -81,26 +86,28 @@ def images():
     project = f"push-test-{uuid.uuid4().hex[:8]}"
     made = set()
 
-    def make(revision, roles=("train", "serve"), content=b"", processor="amd64"):
+    def make(revision, roles=("train", "serve"), content=b"", processor="amd64", flavor="cu128"):
         for role in roles:
             labels = {"org.opencontainers.image.revision": revision} if revision else {}
+            labels["flavor"] = flavor
             archive = saved_image(f"{project}-{role}:local", labels, role.encode() + content, processor)
             made.update(image.id for image in engine.images.load(archive))
         return project
 
     yield make
     for image_id in made:
-        engine.images.remove(image_id, force=True)
+        with contextlib.suppress(ImageNotFound):
+            engine.images.remove(image_id, force=True)
     engine.close()
 
 
 def saved_image(name, labels, content, processor):
     """An image of one file, as `docker save` would write it."""
-    layer = packed({"content": content})
+    layer = packed({"program": exits_with(EXIT_CODE), "content": content})
     config = {
         "architecture": processor,
         "os": "linux",
-        "config": {"Labels": labels},
+        "config": {"Labels": labels, "Entrypoint": ["/program"]},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
@@ -114,8 +121,39 @@ def packed(files):
         for name, data in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
+            member.mode = 0o755
             tar.addfile(member, io.BytesIO(data))
     return archive.getvalue()
+
+
+def exits_with(code):
+    """The smallest program that Linux runs: an ELF file of one segment, for x86-64."""
+    instructions = (
+        b"\xbf" + struct.pack("<I", code) + b"\xb8" + struct.pack("<I", 60) + b"\x0f\x05"
+    )  # exit(code)
+    header, segment, address = 64, 56, 0x400000
+    size = header + segment + len(instructions)
+    return (
+        struct.pack(
+            "<16sHHIQQQIHHHHHH",
+            b"\x7fELF\2\1\1",
+            2,
+            62,
+            1,
+            address + header + segment,
+            header,
+            0,
+            0,
+            header,
+            segment,
+            1,
+            0,
+            0,
+            0,
+        )
+        + struct.pack("<IIQQQQQQ", 1, 5, 0, address, address, size, size, 4096)
+        + instructions
+    )
 
 
 @pytest.fixture
@@ -142,7 +180,7 @@ def test_a_dirty_tree_is_refused_before_anything_else(checkout):
     (checkout.root / "new.py").write_text("a file that git does not know")
     line = checkout.refused("--docker", "no-such-program")
     assert "1 uncommitted change(s), the first 'new.py'" in line
-    assert "--allow-dirty" in line
+    assert "make push ALLOW_DIRTY=1" in line
 
 
 def test_outside_of_git_there_is_no_tag(checkout):
@@ -176,7 +214,7 @@ def test_both_images_are_pushed_once_and_their_digests_written(checkout, images,
     result = checkout.push("--project", project, "--registry", registry.host)
     assert result.returncode == 0, result.stderr
 
-    tag = checkout.revision[:12]
+    tag = f"{checkout.revision[:12]}-cu128"
     written = checkout.digests()
     for role in ("train", "serve"):
         answer = head(registry, f"{project}-{role}", tag)
@@ -193,6 +231,52 @@ def test_both_images_are_pushed_once_and_their_digests_written(checkout, images,
     assert again.stdout.count("is there already") == 2
     assert "pushing" not in again.stdout
     assert checkout.digests() == written
+
+    # Of the same revision for another CUDA, it is another image.
+    images(checkout.revision, flavor="cu130")
+    other = checkout.push("--project", project, "--registry", registry.host)
+    assert other.returncode == 0, other.stderr
+    assert other.stdout.count("pushing") == 2
+    assert head(registry, f"{project}-train", f"{checkout.revision[:12]}-cu130").ok
+
+
+@pytest.mark.docker(images=False)
+def test_what_was_pushed_runs_after_a_pull_by_its_digest(checkout, images, registry, log_in):
+    log_in()
+    project = images(checkout.revision)
+    result = checkout.push("--project", project, "--registry", registry.host)
+    assert result.returncode == 0, result.stderr
+    with contextlib.closing(docker.from_env()) as engine:
+        reference = checkout.digests()["serve"].strip()
+        for name in (
+            f"{project}-serve:local",
+            f"{registry.host}/{project}-serve:{checkout.revision[:12]}-cu128",
+        ):
+            engine.images.remove(name)
+        assert not engine.images.list(filters={"reference": f"*/{project}-serve"})
+
+        login = {"username": registry.user, "password": registry.password}
+        pulled = engine.images.pull(reference, auth_config=login)
+        container = engine.containers.create(pulled)
+        container.start()
+        code = container.wait(timeout=30)["StatusCode"]
+        container.remove()
+    assert code == EXIT_CODE
+    assert pulled.labels["org.opencontainers.image.revision"] == checkout.revision
+
+
+@pytest.mark.docker(images=False)
+def test_a_login_with_ecr_s_password_is_used(checkout, images, registry, aws):
+    """As in `aws ecr get-login-password | docker login --username AWS --password-stdin HOST`."""
+    [answer] = aws.client("ecr").get_authorization_token()["authorizationData"]
+    password = base64.b64decode(answer["authorizationToken"]).decode().partition(":")[2]
+    command = [DOCKER, "login", "--username", "AWS", "--password-stdin", registry.host]
+    login = subprocess.run(command, input=password, env=checkout.environment, capture_output=True, text=True)
+    assert login.returncode == 0, login.stderr
+
+    result = checkout.push("--project", images(checkout.revision), "--registry", registry.host)
+    assert result.returncode == 0, result.stderr
+    assert set(checkout.digests()) == {"train", "serve"}
 
 
 @pytest.mark.docker(images=False)
@@ -239,7 +323,7 @@ def test_uncommitted_changes_are_pushed_on_demand_under_a_tag_of_their_own(
     assert len(pushed) == 2
     tags = registry.request("GET", f"{project}-train/tags/list").json()["tags"]
     assert len(tags) == 2
-    assert all(tag.startswith(f"{checkout.revision[:12]}-dirty-") for tag in tags)
+    assert all(tag.startswith(f"{checkout.revision[:12]}-cu128-dirty-") for tag in tags)
 
 
 @pytest.mark.docker(images=False)
@@ -264,7 +348,7 @@ def test_an_oci_manifest_is_refused(checkout, images, registry, log_in):
     }
     put = registry.request(
         "PUT",
-        f"{project}-train/manifests/{checkout.revision[:12]}",
+        f"{project}-train/manifests/{checkout.revision[:12]}-cu128",
         data=json.dumps(manifest),
         headers={"Content-Type": OCI_MANIFEST},
     )
@@ -291,14 +375,39 @@ def test_ecr_gets_its_repositories_and_the_images(checkout, images, registry, aw
     for item in repositories.values():
         assert item["imageTagMutability"] == "IMMUTABLE"
         assert item["imageScanningConfiguration"] == {"scanOnPush": True}
+        policy = ecr.get_lifecycle_policy(repositoryName=item["repositoryName"])["lifecyclePolicyText"]
+        [rule] = json.loads(policy)["rules"]
+        assert rule["action"] == {"type": "expire"}
+        assert rule["selection"] == {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 20}
     for role, digest in checkout.digests().items():
-        answer = head(registry, f"{project}-{role}", checkout.revision[:12])
+        answer = head(registry, f"{project}-{role}", f"{checkout.revision[:12]}-cu128")
         assert digest == f"{registry.host}/{project}-{role}@{answer.headers['Docker-Content-Digest']}\n"
     assert not Path(checkout.environment["DOCKER_CONFIG"]).exists()  # the password is kept nowhere
 
     aws.requests.clear()
     assert checkout.push("--project", project).returncode == 0
-    assert "CreateRepository" not in aws.operations
+    assert not {"CreateRepository", "PutLifecyclePolicy"} & set(aws.operations)
+
+
+@pytest.mark.docker(images=False)
+def test_ecr_s_password_that_expires_during_a_push_leaves_no_digest(checkout, images, registry, aws):
+    aws.rewrites[ECR_HOST] = registry.host
+    old = base64.b64encode(b"AWS:of-yesterday").decode()
+    aws.answers["GetAuthorizationToken"] = [
+        {"authorizationData": [{"authorizationToken": old, "proxyEndpoint": f"https://{ECR_HOST}"}]}
+    ]
+    line = checkout.refused("--project", images(checkout.revision))
+    assert "unauthorized: authentication required" in line
+    assert "May your AWS user push there?" in line
+
+
+@pytest.mark.docker(images=False)
+def test_expired_aws_credentials_come_with_their_cure(checkout, images, aws):
+    refusal = {"status": 400, "__type": "ExpiredTokenException", "message": "The security token is expired"}
+    aws.answers["DescribeRepositories"] = [refusal]
+    line = checkout.refused("--project", images(checkout.revision))
+    assert "The security token is expired" in line
+    assert "`aws sso login`" in line
 
 
 @pytest.mark.docker(images=False)

@@ -24,7 +24,9 @@ class RecordingModel:
 def run(model, inputs, max_batch=4, **options):
     """Submit all inputs, then start the thread; the futures in order, and the depths that were told."""
     depths = []
-    batcher = Batcher(model, max_batch=max_batch, queue_changed=depths.append, **options)
+    batcher = Batcher(
+        model, max_batch=max_batch, queue_changed=depths.append, waited=lambda seconds: None, **options
+    )
     futures = [batcher.submit(value) for value in inputs]
     threading.Thread(target=batcher.run, daemon=True).start()
     return futures, depths
@@ -70,7 +72,7 @@ def test_a_wrong_number_of_outputs_names_both():
 
 def test_a_cancelled_input_is_dropped():
     model = RecordingModel()
-    batcher = Batcher(model, max_batch=4, queue_changed=lambda depth: None)
+    batcher = Batcher(model, max_batch=4, queue_changed=lambda depth: None, waited=lambda seconds: None)
     gone, stays = batcher.submit(1), batcher.submit(2)
     gone.cancel()
     threading.Thread(target=batcher.run, daemon=True).start()
@@ -104,7 +106,7 @@ def test_a_batch_that_bursts_the_memory_lowers_the_ceiling_and_fails_nobody(erro
         return [2 * value for value in inputs]
 
     model = RecordingModel(double)
-    batcher = Batcher(model, max_batch=8, queue_changed=lambda depth: None)
+    batcher = Batcher(model, max_batch=8, queue_changed=lambda depth: None, waited=lambda seconds: None)
     threading.Thread(target=batcher.run, daemon=True).start()
     for _ in range(2):
         model.batches.clear()
@@ -117,3 +119,14 @@ def test_a_batch_that_bursts_the_memory_lowers_the_ceiling_and_fails_nobody(erro
         assert results([blocker, *futures]) == [200, 0, 2, 4, 6, 8, 10, 12, 14]
     assert [len(batch) for batch in model.batches] == [1, 2, 2, 2, 2]
     assert "at most 2 from now on" in caplog.text
+
+
+def test_it_tells_how_long_each_input_waited():
+    waits = []
+    batcher = Batcher(RecordingModel(), max_batch=4, queue_changed=lambda depth: None, waited=waits.append)
+    first = batcher.submit(1)
+    time.sleep(0.3)
+    last = batcher.submit(2)
+    threading.Thread(target=batcher.run, daemon=True).start()
+    assert results([first, last]) == [2, 4]
+    assert 0.25 < waits[0] - waits[1] < 0.6

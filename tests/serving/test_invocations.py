@@ -2,6 +2,7 @@
 
 import http.client
 import io
+import json
 import socket
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_a_failure_inside_the_model_is_500_with_a_key_to_the_log_and_no_more(sha
     assert "secret" not in answer.text
     assert body["request_id"] == "id-42"
     (line,) = [line for line in shared_server.log.splitlines() if "id-42" in line]
-    assert "RuntimeError: secret | of the model" in line
+    assert json.loads(line)["error"] == "RuntimeError: secret\nof the model"
     shared_server.invoke([1])
 
 
@@ -148,6 +149,29 @@ def test_the_request_id_and_the_attributes_are_the_callers(shared_server):
     plain = [shared_server.invoke([1]).headers for _ in range(3)]
     assert len({headers["X-Amzn-SageMaker-Inference-Id"] for headers in plain}) == 3
     assert not any("X-Amzn-SageMaker-Custom-Attributes" in headers for headers in plain)
+
+
+@pytest.mark.parametrize("value", ["caf\xe9", "x" * 2000])
+def test_a_header_that_cannot_go_back_harms_nobody(shared_server, value):
+    headers = {"X-Amzn-SageMaker-Inference-Id": value, "X-Amzn-SageMaker-Custom-Attributes": value}
+    answer = shared_server.invoke([1], headers=headers)
+    assert answer.json() == [2]
+    expected = "".join(character for character in value if " " <= character <= "~")[:64]
+    assert expected in answer.headers["X-Amzn-SageMaker-Inference-Id"]
+    assert "X-Amzn-SageMaker-Custom-Attributes" not in answer.headers
+
+
+def test_a_chunked_body_that_is_cut_never_reaches_the_model(shared_server):
+    head = (
+        b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+    )
+    for body in (b"3\r\n[1]\r\n", b"3\r\n[1]", b"5\r\n[1]", b"3"):
+        with socket.create_connection(("127.0.0.1", shared_server.port), timeout=5) as client:
+            client.sendall(head + body)
+            client.shutdown(socket.SHUT_WR)
+            answer = b"".join(iter(lambda: client.recv(1000), b""))
+        assert answer.startswith(b"HTTP/1.1 400"), (body, answer)
 
 
 def test_what_the_bytes_show_wins_over_the_header(shared_server):

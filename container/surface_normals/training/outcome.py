@@ -158,6 +158,15 @@ class Outcome:
             self.evaluated_at,
             self.constants,
             findings,
-            facts,
+            facts | self._gpu_use(),
         )
         self._write("report.html", render(run))
+
+    def _gpu_use(self) -> dict[str, str]:
+        """The verdict that whoever watches the GPUs keeps beside our files; without such a file there is none."""
+        try:
+            return {
+                "use of the GPUs": json.loads((self.output_dir / "gpu-summary.json").read_text())["verdict"]
+            }
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}

@@ -56,8 +56,9 @@ def read_normals(path: StoredFile, coding: str, invalid: str) -> tuple[Vectors, 
         )
     valid: NDArray[np.bool_] = np.ones(stored.shape[:2], dtype=np.bool_)
     if invalid == "zero":
-        x, y, z = np.moveaxis(stored, 2, 0)  # ten times as fast as any(axis=2)
-        valid = (x != 0) | (y != 0) | (z != 0)
+        # Plane by plane is ten times as fast as any(axis=2), and joining bits faster than comparing.
+        x, y, z = np.moveaxis(stored if is_picture else stored != 0, 2, 0)
+        valid = (x | y | z) != 0
     elif invalid == "alpha":
         # Half transparent pixels mix the surface with what is behind it.
         valid, stored = stored[:, :, 3] == np.iinfo(stored.dtype).max, stored[:, :, :3]

@@ -1,0 +1,152 @@
+"""The sink that calls CloudWatch's PutMetricData itself: for jobs whose role and network let it.
+
+A thread of its own calls, so that a dead network holds nothing up. What cannot be delivered is not
+lost: after ten failures in a row, at the end, and when too much waits, it is printed as EMF lines.
+"""
+
+import logging
+import random
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from metrics.catalogue import Series
+from metrics.cloudwatch import NAMESPACE, Identity
+
+# CloudWatch API reference, "PutMetricData": 1,000 metrics and 1 MB a call, 150 different values a metric.
+# Of our series 300 are always below that megabyte.
+METRICS_PER_CALL = 300
+VALUES_PER_METRIC = 150
+PERIODS_THAT_WAIT = 15
+FAILURES_BEFORE_EMF = 10
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+CLOSE_SECONDS = 1.5
+"""At the end the last period may take so long to be delivered; the agent is killed after two seconds."""
+CONFIG = Config(
+    connect_timeout=2,
+    read_timeout=3,
+    retries={"total_max_attempts": 1},  # the pauses here are longer, and counted
+    user_agent_extra="surface-normals-metrics",
+)
+
+_log = logging.getLogger("metrics.agent")
+
+Period = tuple[Sequence[Series], int]
+
+
+class PutMetricData:
+    """Delivers periods in order; to `fallback`, a sink, goes whatever cannot be delivered."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        region: str | None,
+        fallback: Any,
+        first_pause_seconds: float = FIRST_PAUSE_SECONDS,
+    ) -> None:
+        self._identity, self._region, self._fallback = identity, region, fallback
+        self._first_pause_seconds = first_pause_seconds
+        self._waiting: deque[Period] = deque()
+        self._changed = threading.Condition()
+        self._closing = self._fallen_back = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def publish(self, series: Sequence[Series], timestamp_milliseconds: int) -> None:
+        """Queue a period; returns at once."""
+        if not series:
+            return
+        with self._changed:
+            if not self._fallen_back:
+                self._waiting.append((series, timestamp_milliseconds))
+                if len(self._waiting) > PERIODS_THAT_WAIT:
+                    self._fallback.publish(*self._waiting.popleft())
+                self._changed.notify()
+                return
+        self._fallback.publish(series, timestamp_milliseconds)
+
+    def close(self) -> None:
+        """Deliver what waits, or print it."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(CLOSE_SECONDS)
+        with self._changed:
+            self._print_waiting()
+
+    def _run(self) -> None:
+        client, failures = None, 0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing)
+                if not self._waiting or self._fallen_back:
+                    return
+                period = self._waiting[0]
+            try:
+                # A client is made anew after a failure: credentials may have come by then.
+                client = client or boto3.client("cloudwatch", region_name=self._region, config=CONFIG)
+                for call in calls(*period, self._identity):
+                    client.put_metric_data(**call)
+            except (BotoCoreError, Boto3Error, ClientError, OSError, ValueError) as error:
+                client, failures = None, failures + 1
+                if self._give_up_after(failures, error):
+                    return
+            else:
+                failures = 0
+                with self._changed:
+                    if self._waiting and self._waiting[0] is period:
+                        self._waiting.popleft()
+
+    def _give_up_after(self, failures: int, error: Exception) -> bool:
+        """Say the first failure, wait longer after each, and fall back for good after the last."""
+        reason = " ".join(str(error).split())
+        if failures == 1:
+            _log.warning("PutMetricData failed, it is tried again: %s", reason)
+        with self._changed:
+            if failures >= FAILURES_BEFORE_EMF:
+                _log.warning("PutMetricData failed %d times, EMF lines from here on: %s", failures, reason)
+                self._fallen_back = True
+                self._print_waiting()
+                return True
+            if not self._closing:
+                pause = min(LONGEST_PAUSE_SECONDS, self._first_pause_seconds * 2 ** (failures - 1))
+                # Jitter, so that the hosts of a job do not come back all at once.
+                self._changed.wait_for(lambda: self._closing, pause * random.uniform(0.5, 1.0))  # noqa: S311
+        return False
+
+    def _print_waiting(self) -> None:
+        while self._waiting:
+            self._fallback.publish(*self._waiting.popleft())
+
+
+def calls(
+    series: Sequence[Series], timestamp_milliseconds: int, identity: Identity
+) -> Iterator[dict[str, Any]]:
+    """A period as arguments of PutMetricData, within CloudWatch's limits."""
+    data = [
+        {
+            "MetricName": one.name,
+            "Dimensions": [{"Name": name, "Value": value} for name, value in dimensions.items()],
+            "Timestamp": timestamp_milliseconds / 1000,
+            "Unit": one.unit,
+            "Values": [float(value) for value, _ in counted],
+            "Counts": [float(count) for _, count in counted],
+        }
+        for one in series
+        for dimensions in identity.sets(one.gpu)
+        for counted in _portions(sorted(Counter(one.values).items()))
+    ]
+    for start in range(0, len(data), METRICS_PER_CALL):
+        yield {"Namespace": NAMESPACE, "MetricData": data[start : start + METRICS_PER_CALL]}
+
+
+def _portions(counted: list[tuple[float, int]]) -> Iterator[list[tuple[float, int]]]:
+    for start in range(0, len(counted), VALUES_PER_METRIC):
+        yield counted[start : start + VALUES_PER_METRIC]

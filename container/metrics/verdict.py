@@ -1,0 +1,168 @@
+"""At the agent's end: what the whole job made of its GPUs, in figures and in one sentence.
+
+Kept as counts and sums, so that a job of weeks needs no more memory than one of a minute.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from metrics.period import SECONDS_PER_HOUR
+from metrics.sample import GpuSample
+
+# Shares from which on something is the bottleneck: of the training's time, of the GPUs' time, of utilisation.
+WAITS_PERCENT = 20
+THROTTLED_PERCENT = 10
+BUSY_PERCENT = 50
+SPREAD_PERCENT = 40
+MEMORY_SHARE = 0.9
+"""Of a GPU's memory that a batch may fill: the rest is for fragments and for larger pictures."""
+
+
+class JobTotals:
+    """Everything since the agent's start; `num_hosts` share the reported work, each costs `usd_per_hour`."""
+
+    def __init__(self, num_hosts: int, usd_per_hour: float | None) -> None:
+        self._num_hosts, self._usd_per_hour = num_hosts, usd_per_hour
+        self._utilization: dict[int, Counter[int]] = {}
+        self._throttled: Counter[bool] = Counter()
+        self._peak: tuple[float, int, int] | None = None
+        self._energy_joules: float | None = None
+        self._events: Counter[str] = Counter()
+        self._reports: Counter[str] = Counter()
+        self._reported: dict[str, float] = {}
+
+    def add(self, samples: Sequence[GpuSample]) -> None:
+        """Take a moment's samples."""
+        for sample in samples:
+            counts = self._utilization.setdefault(sample.gpu, Counter())
+            if sample.utilization_percent is not None:
+                counts[sample.utilization_percent] += 1
+            if sample.throttled is not None:
+                self._throttled[sample.throttled] += 1
+            used, total = sample.memory_used_bytes, sample.memory_total_bytes
+            if used is not None and total:
+                peak = (used / total, used, total)
+                self._peak = peak if self._peak is None else max(self._peak, peak)
+            if sample.energy_joules is not None:
+                self._energy_joules = (self._energy_joules or 0.0) + sample.energy_joules
+            self._events["errors"] += sample.errors or 0
+            self._events["xids"] += sample.xids or 0
+            self._events["lost"] += sample.lost
+
+    def add_work(self, message: Mapping[str, float]) -> None:
+        """Take figures of the training."""
+        for name in ("images_per_second", "data_wait_percent"):
+            if name in message:
+                self._reports[name] += 1
+                self._reported[name] = self._reported.get(name, 0.0) + message[name]
+
+    def summary(self, seconds: float) -> dict[str, Any]:
+        """Figures and verdict after so many seconds; what is not known is left out. Empty: nothing is known."""
+        figures: dict[str, Any] = {}
+        all_gpus = sum(self._utilization.values(), Counter())
+        if self._utilization:
+            figures["gpus"] = len(self._utilization)
+        if all_gpus:
+            figures["utilization_percent"] = {
+                "mean": round(_mean(all_gpus), 1),
+                "p10": _percentile(all_gpus, 10),
+                "p50": _percentile(all_gpus, 50),
+            }
+            means = {str(gpu): round(_mean(counts), 1) for gpu, counts in self._utilization.items() if counts}
+            figures["utilization_mean_percent_by_gpu"] = means
+        if "data_wait_percent" in self._reports:
+            figures["data_wait_percent"] = round(self._mean_report("data_wait_percent"), 1)
+        if self._throttled:
+            figures["throttled_percent"] = round(100 * self._throttled[True] / self._throttled.total(), 1)
+        if self._peak is not None:
+            share, used, total = self._peak
+            figures["memory_peak_bytes"], figures["memory_total_bytes"] = used, total
+            figures["batch_could_be_times_larger"] = round(MEMORY_SHARE / share, 1) if share else None
+        if self._energy_joules is not None:
+            figures["energy_joules"] = round(self._energy_joules, 1)
+        if "images_per_second" in self._reports:
+            rate = self._mean_report("images_per_second")
+            figures["images_per_second"] = round(rate, 3)
+            if self._energy_joules and seconds:
+                of_host = rate / self._num_hosts * seconds
+                figures["images_per_joule"] = float(f"{of_host / self._energy_joules:.4g}")
+        figures |= {f"gpu_{name}": count for name, count in self._events.items() if count}
+        if not figures:
+            return {}
+        if self._usd_per_hour is not None:
+            figures["host_usd"] = round(self._usd_per_hour * seconds / SECONDS_PER_HOUR, 4)
+        figures = {name: value for name, value in figures.items() if value is not None}
+        return {"seconds": round(seconds, 1), **figures, "verdict": verdict(figures)}
+
+    def _mean_report(self, name: str) -> float:
+        return self._reported[name] / self._reports[name]
+
+
+def verdict(figures: Mapping[str, Any]) -> str:
+    """The one sentence: what holds the job up, and what to change. The first cause that applies is named."""
+    means = list(figures.get("utilization_mean_percent_by_gpu", {}).values())
+    waits, throttled = figures.get("data_wait_percent"), figures.get("throttled_percent")
+    larger = figures.get("batch_could_be_times_larger", 0)
+    grown = f"the batch could be about {larger:.3g} times larger" if larger >= 2 else None
+    if figures.get("gpu_lost"):
+        return "A GPU fell off the bus: run the job on another instance, and tell AWS if it comes again."
+    if waits is not None and waits > WAITS_PERCENT:
+        return (
+            f"Training waits for data {waits:.0f} % of its time: give it more loader workers, smaller pictures or "
+            "shards, or an instance with more processor cores."
+        )
+    if throttled is not None and throttled > THROTTLED_PERCENT:
+        return (
+            f"Heat or a power brake holds the clock down {throttled:.0f} % of the time: nothing in the job helps, "
+            "run it on another instance."
+        )
+    if not means:
+        return "No GPU was sampled: the processor is what limits; an instance with a GPU would be faster."
+    if max(means) - min(means) > SPREAD_PERCENT:
+        return (
+            f"The GPUs are used unevenly, from {min(means):.0f} to {max(means):.0f} %: look for a slow one, or for "
+            "work that only one of them does."
+        )
+    if figures["utilization_percent"]["p50"] < BUSY_PERCENT:
+        return (
+            f"The GPUs are busy {figures['utilization_percent']['mean']:.0f} % of the time though data is there: "
+            f"{grown or 'try a larger batch'}, steps compiled, or measured and saved less often."
+        )
+    if grown:
+        return f"The GPUs are well used, and {grown}, which may be faster still."
+    return "The GPUs limit, as they should: only a faster one, or more of them, would make the job faster."
+
+
+def told(summary: Mapping[str, Any]) -> str:
+    """The summary as one line for the log, the verdict last."""
+    parts = []
+    if used := summary.get("utilization_percent"):
+        parts.append(f"GPU utilisation {used['mean']:.0f} % (p10 {used['p10']}, p50 {used['p50']})")
+    for name, words in (("data_wait_percent", "waiting for data"), ("throttled_percent", "throttled")):
+        if name in summary:
+            parts.append(f"{words} {summary[name]:.0f} %")
+    if "memory_peak_bytes" in summary:
+        used_gb, total_gb = summary["memory_peak_bytes"] / 1e9, summary["memory_total_bytes"] / 1e9
+        parts.append(f"memory at most {used_gb:.1f} of {total_gb:.1f} GB")
+    if "energy_joules" in summary:
+        parts.append(f"{summary['energy_joules'] / 1000:.3g} kJ")
+    if "images_per_joule" in summary:
+        parts.append(f"{summary['images_per_joule']:.3g} images per joule")
+    if "host_usd" in summary:
+        parts.append(f"{summary['host_usd']:.2f} USD")
+    return f"{', '.join(parts)}. {summary['verdict']}" if parts else str(summary["verdict"])
+
+
+def _mean(counts: Counter[int]) -> float:
+    return sum(value * count for value, count in counts.items()) / counts.total()
+
+
+def _percentile(counts: Counter[int], percent: float) -> int:
+    """The smallest value that at least so many percent do not exceed."""
+    seen = 0
+    for value in sorted(counts):
+        seen += counts[value]
+        if 100 * seen >= percent * counts.total():
+            return value
+    raise ValueError("no values")

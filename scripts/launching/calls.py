@@ -1,0 +1,121 @@
+"""What all verbs of `launch.py` share first: calls to AWS as plain data, and who makes them.
+
+A verb first writes down every call it is going to make; the calls are held against AWS's own
+limits (limits.py), and only then printed (`--dry-run`) or made.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.session
+from botocore.client import BaseClient
+from botocore.config import Config
+from botocore.exceptions import ClientError, NoRegionError
+from botocore.loaders import Loader, create_loader
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_CONNECTIONS = 64
+
+
+class LaunchError(Exception):
+    """The verb ends here; the text says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a boto3 client."""
+
+    client: str
+    method: str
+    arguments: dict[str, Any]
+
+
+@cache
+def descriptions() -> Loader:
+    """The services' own descriptions, tens of megabytes of JSON: read once for the limits and for the clients."""
+    return create_loader()
+
+
+class Aws:
+    """Makes calls, with one client for each service."""
+
+    def __init__(self, region: str | None):
+        core = botocore.session.get_session()
+        core.register_component("data_loader", descriptions())
+        self._session = boto3.session.Session(region_name=region, botocore_session=core)
+        self._clients: dict[str, BaseClient] = {}
+
+    @property
+    def region(self) -> str:
+        """The one given, else the profile's. Raises NoRegionError."""
+        if not self._session.region_name:
+            raise NoRegionError
+        return str(self._session.region_name)
+
+    def client(self, name: str) -> BaseClient:
+        if name not in self._clients:
+            # An endpoint may take 60 s to answer.
+            config = Config(
+                connect_timeout=10,
+                read_timeout=70,
+                retries={"mode": "standard"},
+                max_pool_connections=MAX_CONNECTIONS,
+            )
+            self._clients[name] = self._session.client(name, config=config)
+        return self._clients[name]
+
+    def __call__(self, call: Call) -> Any:
+        return getattr(self.client(call.client), call.method)(**call.arguments)
+
+    def pages(self, call: Call, member: str) -> list[Any]:
+        """Everything that a listing has under `member`, of all its pages."""
+        pages = self.client(call.client).get_paginator(call.method).paginate(**call.arguments)
+        return [item for page in pages for item in page.get(member, ())]
+
+    def found(self, call: Call) -> Any | None:
+        """The answer, or None where AWS says that there is no such thing."""
+        try:
+            return self(call)
+        except ClientError as error:
+            if is_missing(error):
+                return None
+            raise
+
+
+def is_missing(error: ClientError) -> bool:
+    """Whether AWS says that what was asked for is not there; SageMaker has several ways to say so."""
+    code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "").lower()
+    if code.startswith(("ResourceNotFound", "ObjectNotFound")) or code in ("NoSuchKey", "404"):
+        return True
+    return code == "ValidationException" and any(
+        words in message for words in ("could not find", "not found", "does not exist", "cannot find")
+    )
+
+
+def read_image(role: str, given: str | None) -> str:
+    """`given`, else the image that `make push` put there last. `role`: train or serve."""
+    path = ROOT / f"{role}.digest"
+    if given:
+        return given
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        raise LaunchError(
+            f"no file {path.name}: run `make push` first, or name the image with --image"
+        ) from None
+
+
+def default_name(project: str) -> str:
+    """One that no other job or endpoint of the account has: the project and the time in UTC."""
+    return f"{project}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+
+
+def print_calls(calls: Sequence[Call]) -> None:
+    """What `--dry-run` shows: a JSON list; a request's body only by its length."""
+    print(json.dumps([asdict(call) for call in calls], indent=2, default=lambda body: f"<{len(body)} bytes>"))

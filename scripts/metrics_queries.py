@@ -1,0 +1,110 @@
+"""For `dashboard.py`, `show_metrics.py` and `doctor.py`: the containers' metrics, asked of CloudWatch again."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from boto3.exceptions import Boto3Error
+from botocore.client import BaseClient
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
+
+from launching.calls import LaunchError
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "container"))
+
+from metrics.cloudwatch import NAMESPACE
+
+__all__ = ["NAMESPACE", "Curve", "add_region", "curves", "one_line_errors"]
+QUERIES_PER_CALL = 500
+"""Of GetMetricData (CloudWatch API reference)."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One statistic of one series: points of a minute each, oldest first."""
+
+    metric: str
+    owner: str
+    """Which host, variant or GPU, as the series' other dimensions tell it."""
+    times: tuple[datetime, ...]
+    values: tuple[float, ...]
+
+
+def add_region(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--region", default=os.environ.get("AWS_REGION") or None, help="default: your AWS profile's"
+    )
+
+
+@contextmanager
+def one_line_errors(program: str) -> Iterator[None]:
+    """End the program with one line when AWS cannot be asked, or refuses."""
+    try:
+        yield
+    except LaunchError as error:
+        sys.exit(f"{program}: {error}")
+    except NoCredentialsError:
+        sys.exit(f"{program}: no AWS credentials: run `aws configure` or `aws sso login`, or set AWS_PROFILE")
+    except NoRegionError:
+        sys.exit(f"{program}: no AWS region: give --region, or set AWS_REGION")
+    except ClientError as error:
+        reason = error.response["Error"]
+        message = " ".join(reason["Message"].split())
+        sys.exit(f"{program}: AWS refused {error.operation_name}: {reason['Code']}: {message}")
+    except (BotoCoreError, Boto3Error, OSError) as error:
+        sys.exit(f"{program}: {' '.join(str(error).split())}")
+
+
+def curves(client: BaseClient, name: str, hours: float, statistic: str = "Average") -> list[Curve]:
+    """Everything published for the job or endpoint `name` in the last hours; empty when there is nothing."""
+    listed = (
+        metric
+        for key in ("JobName", "Endpoint")
+        for page in client.get_paginator("list_metrics").paginate(
+            Namespace=NAMESPACE, Dimensions=[{"Name": key, "Value": name}]
+        )
+        for metric in page["Metrics"]
+    )
+    # Once each, also where a list repeats one (moto's does).
+    series = list({(one["MetricName"], json.dumps(one["Dimensions"])): one for one in listed}.values())
+    # Whole minutes: CloudWatch rounds the start down anyway.
+    end = datetime.now(timezone.utc).replace(second=0, microsecond=0) + timedelta(minutes=1)
+    queries = [
+        {
+            "Id": f"q{number}",
+            "MetricStat": {
+                "Metric": {key: metric[key] for key in ("Namespace", "MetricName", "Dimensions")},
+                "Period": 60,
+                "Stat": statistic,
+            },
+        }
+        for number, metric in enumerate(series)
+    ]
+    found: dict[str, list[tuple[datetime, float]]] = {}
+    for start in range(0, len(queries), QUERIES_PER_CALL):
+        pages = client.get_paginator("get_metric_data").paginate(
+            MetricDataQueries=queries[start : start + QUERIES_PER_CALL],
+            StartTime=end - timedelta(hours=hours),
+            EndTime=end,
+        )
+        for result in (result for page in pages for result in page["MetricDataResults"]):
+            points = zip(result["Timestamps"], result["Values"], strict=True)
+            found.setdefault(result["Id"], []).extend(points)
+    curves = []
+    for number, metric in enumerate(series):
+        if points := sorted(found.get(f"q{number}", [])):
+            times, values = zip(*points, strict=True)
+            curves.append(Curve(metric["MetricName"], _owner(metric["Dimensions"]), times, values))
+    return sorted(curves, key=lambda curve: (curve.metric, curve.owner))
+
+
+def _owner(dimensions: Sequence[dict[str, str]]) -> str:
+    shown = {one["Name"]: one["Value"] for one in dimensions}
+    gpu = f" GPU {shown['Gpu']}" if "Gpu" in shown else ""
+    return f"{shown.get('Host') or shown.get('Variant') or ''}{gpu}".strip()

@@ -1,0 +1,182 @@
+"""launch.py process and pipeline: the requests of their steps against boto3's own descriptions, and against moto."""
+
+import json
+
+import pytest
+
+from launching.calls import Call
+from launching.limits import check_limits
+
+ROLE = "arn:aws:iam::123456789012:role/sagemaker"
+HOST = "123456789012.dkr.ecr.us-east-1.amazonaws.com/surface-normals"
+IMAGE, SERVE_IMAGE = (f"{HOST}-{role}@sha256:{'0' * 64}" for role in ("train", "serve"))
+PIPELINE = (
+    *("pipeline", "--role", ROLE, "--image", IMAGE, "--serve-image", SERVE_IMAGE, "--poll-seconds", "0.05"),
+    *("--data", "s3://bucket/data/train", "--validation", "s3://bucket/data/validation"),
+    *("--output", "s3://bucket/models", "--name", "normals", "--maximum-error", "15"),
+)
+PROCESS = ("process", "--role", ROLE, "--image", IMAGE, "--poll-seconds", "0.05", "--name", "job-1")
+PROCESS += ("--data", "s3://bucket/data", "--output", "s3://bucket/out")
+
+
+@pytest.fixture
+def bucket(aws):
+    s3 = aws.client("s3")
+    s3.create_bucket(Bucket="bucket")
+    return s3
+
+
+def definition(launch, *arguments):
+    result = launch(*PIPELINE, *arguments, "--dry-run")
+    assert result.returncode == 0, result.stderr
+    calls = {call["method"]: call["arguments"] for call in json.loads(result.stdout)}
+    if "create_state_machine" in calls:
+        return json.loads(calls["create_state_machine"]["definition"])
+    return json.loads(calls["create_pipeline"]["PipelineDefinition"])
+
+
+def resolved(value):
+    """A step's request as SageMaker makes it: what is looked up at run time is some S3 place."""
+    if isinstance(value, dict):
+        if value.keys() & {"Get", "Std:Join", "Std:JsonGet"}:
+            return "s3://bucket/some/place"
+        return {
+            key.removesuffix(".$"): "s3://bucket/some/place" if key.endswith(".$") else resolved(member)
+            for key, member in value.items()
+        }
+    return [resolved(item) for item in value] if isinstance(value, list) else value
+
+
+def test_every_step_of_the_pipeline_is_a_request_that_sagemaker_takes(launch):
+    steps = {step["Name"]: step for step in definition(launch, "--spot")["Steps"]}
+    [register] = steps["GoodEnough"]["Arguments"]["IfSteps"]
+    for step, method, name in (
+        (steps["Check"], "create_processing_job", "ProcessingJobName"),
+        (steps["Train"], "create_training_job", "TrainingJobName"),
+        (steps["Evaluate"], "create_processing_job", "ProcessingJobName"),
+        (register, "create_model_package", None),
+    ):
+        arguments = resolved(step["Arguments"]) | ({name: "a-job"} if name else {})
+        check_limits([Call("sagemaker", method, arguments)], "us-east-1")
+    assert steps["Train"]["DependsOn"] == ["Check"]
+    own = {"Get": "Execution.PipelineExecutionId"}
+    assert own in steps["Train"]["Arguments"]["CheckpointConfig"]["S3Uri"]["Std:Join"]["Values"]
+
+
+def test_the_condition_reads_what_the_evaluation_writes(launch):
+    body = definition(launch)
+    steps = {step["Name"]: step for step in body["Steps"]}
+    [condition] = steps["GoodEnough"]["Arguments"]["Conditions"]
+    assert condition["LeftValue"]["Std:JsonGet"]["Path"] == "regression_metrics.mean_angular_error.value"
+    assert {row["Name"]: row["DefaultValue"] for row in body["Parameters"]}["MaximumError"] == 15
+    entrypoint = steps["Evaluate"]["Arguments"]["AppSpecification"]["ContainerEntrypoint"]
+    assert entrypoint == ["python3", "/opt/ml/processing/code/evaluate.py"]
+
+
+def test_the_pipeline_is_made_then_brought_up_to_date_then_removed(aws, launch, bucket):
+    first = launch(*PIPELINE)
+    assert first.returncode == 0, first.stderr
+    assert "pipeline normals is made" in first.stdout
+    keys = {item["Key"] for item in bucket.list_objects_v2(Bucket="bucket", MaxKeys=100)["Contents"]}
+    assert keys == {f"models/normals/code/{name}" for name in ("check_dataset.py", "evaluate.py")}
+    second = launch(*PIPELINE, "--maximum-error", "12")
+    assert "brought up to date" in second.stdout, second.stderr
+    described = aws.client("sagemaker").describe_pipeline(PipelineName="normals")
+    assert '"DefaultValue": 12' in described["PipelineDefinition"]
+    aws.answers["ListTags"] = [{"Tags": [{"Key": "launched-as", "Value": "normals"}]}]  # moto forgets them
+    assert launch("delete", "normals").returncode == 0
+    assert not aws.client("sagemaker").list_pipelines()["PipelineSummaries"]
+
+
+def test_a_run_is_watched_step_by_step_and_a_failure_named(aws, launch, bucket):
+    step = {"StepName": "Check", "StepStatus": "Failed", "FailureReason": "REFUSED", "StartTime": 0}
+    aws.answers["DescribePipelineExecution"] = [
+        {"status": 200, "PipelineExecutionStatus": "Executing"},
+        {"status": 200, "PipelineExecutionStatus": "Failed", "FailureReason": "step Check failed"},
+    ]
+    aws.answers["ListPipelineExecutionSteps"] = [
+        {"status": 200, "PipelineExecutionSteps": [step | {"StepStatus": "Executing", "FailureReason": ""}]},
+        {"status": 200, "PipelineExecutionSteps": [step]},
+    ]
+    result = launch(*PIPELINE, "--start")
+    assert result.returncode == 1
+    told = [line.partition(" ")[2] for line in result.stdout.splitlines()]
+    assert told[-4:] == ["Check Executing", "Executing", "Check Failed REFUSED", "Failed"]
+    assert "the run is Failed: step Check failed" in result.stderr
+
+
+def test_every_state_of_the_state_machine_is_a_request_that_sagemaker_takes(aws, launch, bucket):
+    machine = definition(launch, "--step-functions", "--spot")
+    operations = {
+        "createProcessingJob.sync": "create_processing_job",
+        "createTrainingJob.sync": "create_training_job",
+        "createModelPackage": "create_model_package",
+        "describeModelPackage": "describe_model_package",
+        "createModel": "create_model",
+        "createEndpointConfig": "create_endpoint_config",
+        "createEndpoint": "create_endpoint",
+    }
+    checked = set()
+    for name, state in machine["States"].items():
+        operation = state.get("Resource", "").rpartition(":")[2]
+        if operation in operations:
+            arguments = {
+                key: "a-name" if key.endswith(("Name", "JobName")) else value
+                for key, value in resolved(state["Parameters"]).items()
+            }
+            for row in arguments.get("ProductionVariants", []):
+                row["ModelName"] = "a-name"
+            if name == "CreateModel":
+                arguments["PrimaryContainer"]["ModelPackageName"] = "a-name"
+            check_limits([Call("sagemaker", operations[operation], arguments)], "us-east-1")
+            checked.add(operation)
+    assert checked == set(operations)
+    reached, todo = set(), [machine["StartAt"]]
+    while todo:
+        state = todo.pop()
+        if state not in reached:
+            reached.add(state)
+            row = machine["States"][state]
+            todo += [row[key] for key in ("Next", "Default") if key in row]
+            todo += [choice["Next"] for choice in row.get("Choices", [])]
+    assert reached == set(machine["States"])
+    made = launch(*PIPELINE, "--step-functions")
+    assert made.returncode == 0, made.stderr
+    assert "brought up to date" in launch(*PIPELINE, "--step-functions", "--maximum-error", "9").stdout
+
+
+def test_a_pipeline_needs_something_to_measure_on(refused):
+    assert "--validation" in refused(*(word for word in PIPELINE if "alidation" not in word))
+
+
+# process
+
+
+def test_process_sends_its_script_and_is_watched(aws, launch, bucket):
+    result = launch(*PROCESS[:1], "evaluate", *PROCESS[1:], "--model-data", "s3://bucket/m/model.tar.gz")
+    assert result.returncode == 0, result.stderr
+    assert bucket.get_object(Bucket="bucket", Key="out/job-1/code/evaluate.py")["ContentLength"] > 500
+    job = aws.client("sagemaker").describe_processing_job(ProcessingJobName="job-1")
+    assert job["AppSpecification"]["ContainerEntrypoint"] == [
+        "python3",
+        "/opt/ml/processing/code/evaluate.py",
+    ]
+    assert job["AppSpecification"]["ContainerArguments"] == [
+        f"/opt/ml/processing/{name}" for name in ("model", "data", "output")
+    ]
+    places = {row["InputName"]: row["S3Input"]["S3Uri"] for row in job["ProcessingInputs"]}
+    assert places["model"] == "s3://bucket/m/model.tar.gz"
+    assert "written: s3://bucket/out/job-1/output" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "said"),
+    [
+        ("evaluate", (), "give --job or --model-data"),
+        ("convert", (), "give --depth and --camera"),
+        ("check", ("--max-runtime", "777601"), "--max-runtime 777601: from 1 to 777600"),
+    ],
+)
+def test_process_refuses_before_any_call(aws, refused, task, arguments, said):
+    assert said in refused(PROCESS[0], task, *PROCESS[1:], *arguments)
+    assert aws.requests == []

@@ -1,0 +1,82 @@
+"""Clients that send little or nothing, and how little that is to the others."""
+
+import contextlib
+import http.client
+import signal
+import socket
+import time
+
+import pytest
+
+HEAD = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+WHOLE = HEAD + b"Content-Length: 3\r\n\r\n[1]"
+
+
+def connect(server):
+    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+
+
+def answer_of(client):
+    answer = http.client.HTTPResponse(client)
+    answer.begin()
+    return answer.status, answer.read()
+
+
+@pytest.mark.parametrize("beginning", [b"", HEAD[:20], HEAD + b"Content-Length: 3\r\n\r\n[1"])
+def test_two_hundred_that_go_no_further_stop_nobody(start_server, beginning):
+    server = start_server()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(server)) for _ in range(200)]
+        for client in clients:
+            client.sendall(beginning)
+        for _ in range(20):
+            sent = time.monotonic()
+            assert server.ping()[0] == 200
+            assert server.invoke([1]).json() == [2]
+            assert time.monotonic() - sent < 1
+        clients[-1].sendall(WHOLE[len(beginning) :])
+        assert answer_of(clients[-1]) == (200, b"[2.0]")
+
+
+def test_a_request_may_come_byte_by_byte(shared_server):
+    with connect(shared_server) as client:
+        for byte in WHOLE:
+            client.sendall(bytes([byte]))
+            time.sleep(0.001)
+        assert answer_of(client) == (200, b"[2.0]")
+
+
+@pytest.mark.parametrize("cut", [10, len(HEAD), len(WHOLE) - 1, len(WHOLE), len(WHOLE) + 10])
+def test_requests_may_follow_each_other_closely(shared_server, cut):
+    both = WHOLE + WHOLE.replace(b"[1]", b"[4]")
+    with connect(shared_server) as client, client.makefile("rb") as answers:
+        client.sendall(both[:cut])
+        time.sleep(0.1)
+        client.sendall(both[cut:])
+        for expected in (b"[2.0]", b"[8.0]"):
+            assert answers.readline().startswith(b"HTTP/1.1 200")
+            while answers.readline() != b"\r\n":
+                pass
+            assert answers.read(len(expected)) == expected
+
+
+def test_a_body_larger_than_what_waits_is_read_to_its_end(shared_server):
+    body = b"[" + b" " * 300_000 + b"1]"
+    with connect(shared_server) as client:
+        client.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body))
+        for start in range(0, len(body), 50_000):
+            client.sendall(body[start : start + 50_000])
+            time.sleep(0.02)
+        assert answer_of(client) == (200, b"[2.0]")
+
+
+def test_silent_clients_do_not_delay_the_end(start_server):
+    server = start_server()
+    with contextlib.ExitStack() as stack:
+        for beginning in (b"", HEAD):
+            stack.enter_context(connect(server)).sendall(beginning)
+        time.sleep(0.2)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.exit_code(10) == 0
+        assert time.monotonic() - began < 8

@@ -1,0 +1,75 @@
+"""What the workers tell of their requests comes out of a server's log as metrics."""
+
+import concurrent.futures
+import time
+
+import pytest
+
+import emf_validator
+import nvml
+
+EXPECTED_OF_MODEL = 0.3
+
+
+@pytest.fixture
+def driver(tmp_path):
+    return nvml.build(tmp_path / "driver")
+
+
+def published(server):
+    """The metrics of a server that was stopped: each with its values under the endpoint's own dimensions."""
+    lines = [line.encode() for line in server.log.splitlines(keepends=True) if line.startswith('{"_aws')]
+    values = {}
+    for datum in (datum for line in lines for datum in emf_validator.read(line)):
+        if "Endpoint" in datum.dimensions:
+            values.setdefault(datum.name, []).extend(datum.values)
+    return values
+
+
+def stop(server):
+    server.process.terminate()
+    assert server.exit_code() == 0
+
+
+def test_requests_of_all_workers_become_metrics(start_server, driver):
+    server = start_server(
+        GPU_METRICS="on",
+        ENDPOINT_NAME="normals",
+        VARIANT_NAME="AllTraffic",
+        INSTANCE_USD_PER_HOUR="36",
+        SAGEMAKER_MODEL_SERVER_WORKERS=2,
+        LD_LIBRARY_PATH=driver,
+    )
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(server.invoke, [{"sleep": EXPECTED_OF_MODEL}] * 6 + [[1, 2]] * 4))
+    assert {answer.status_code for answer in answers} == {200}
+    assert server.invoke({"fail": "out of order"}).status_code == 500
+    assert server.invoke("no list").status_code in (400, 500)
+    time.sleep(1.2)
+    assert server.invoke([3]).status_code == 200  # and at once the end: it counts all the same
+    stop(server)
+    values = published(server)
+
+    assert sum(values["Requests"]) == 13
+    assert sum(values["RequestErrors"]) >= 1
+    model_seconds = 6 * EXPECTED_OF_MODEL
+    # The requests overlap in two workers, and may share batches, in which their sleeps add up.
+    assert max(values["PredictMilliseconds"]) >= 1000 * EXPECTED_OF_MODEL
+    assert max(values["RequestMilliseconds"]) >= 1000 * EXPECTED_OF_MODEL
+    assert max(values["QueueMilliseconds"]) < 1000 * model_seconds
+    assert min(values["BatchSize"]) >= 1
+    assert max(values["InFlightRequests"]) <= 4
+    assert {"DecodeMilliseconds", "EncodeMilliseconds", "GpuUtilization"} <= values.keys()
+    assert model_seconds / 13 <= values["GpuSecondsPerRequest"][0] < 2 * model_seconds / 13
+    # Ten dollars for 1,000 seconds, 13 requests in the few seconds that the server ran.
+    assert 0 < values["CostPer1000"][0] < 100
+    assert values["WastedUsd"] == [0]
+
+
+def test_a_waiting_server_counts_no_requests_and_knows_nothing_of_their_times(start_server):
+    server = start_server(GPU_METRICS="on", ENDPOINT_NAME="normals")
+    time.sleep(1.2)
+    stop(server)
+    values = published(server)
+    assert values.keys() == {"Requests", "RequestErrors", "InFlightRequests"}
+    assert {value for of_one in values.values() for value in of_one} == {0}
