@@ -34,7 +34,7 @@ PARITY_DEGREES = 0.1
 
 def main() -> None:
     arguments = parse_arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
+    signal.signal(signal.SIGTERM, leave)
     output: Path = arguments.output_dir
     output.mkdir(parents=True, exist_ok=True)
     results = Results(cores=available_cores(), rounds=arguments.rounds, seconds=arguments.seconds)
@@ -199,6 +199,12 @@ def measure_overhead(servers: list[Server], results: Results) -> None:
         results.add(server.kind.name, "null_rate", load.rate)
         results.add(server.kind.name, "null_cpu_ms", 1000 * cpu_seconds / len(load.latencies))
         results.count_failures(server.kind.name, load.failures)
+
+
+def leave(number: int, frame: object) -> None:
+    """End so that the servers are stopped, which a second signal must not interrupt."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def say(text: str) -> None:
