@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "container"))
 
-from surface_normals import predictor
+from surface_normals.torch_engine import load_engine
 from surface_normals.training.dataset import PictureDataset
 from surface_normals.training.evaluation import Evaluation, evaluate
 
@@ -34,8 +34,8 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory() as unpacked:
-            model = predictor.load(folder_of(arguments.model, Path(unpacked)))
-            evaluation = evaluate(model, PictureDataset("data", arguments.data))
+            engine = load_engine(folder_of(arguments.model, Path(unpacked)))
+            evaluation = evaluate(engine, PictureDataset("data", arguments.data))
     except (OSError, ValueError, tarfile.TarError) as error:
         sys.exit(f"evaluate: {arguments.model}: {' '.join(str(error).split())}")
     assert evaluation is not None, "nobody stops it"
