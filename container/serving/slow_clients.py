@@ -16,7 +16,7 @@ WAITING_BYTES = 65_536
 """A request that is no larger is given to a thread when all of it is there, any other when this much is."""
 WAITING_SECONDS = 20.0
 """Then a client that has sent no whole head, or not the rest of a small body, is left."""
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,5})[ \t]*\r\n", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.IGNORECASE)
 _EXPECTS = re.compile(rb"\r\nexpect:", re.IGNORECASE)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 HEAD = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 WHOLE = HEAD + b"Content-Length: 3\r\n\r\n[1]"
+LARGE = HEAD + b"Content-Length: 200000\r\n\r\n[1" + b" " * 199_997 + b"]"
 
 
 def connect(server):
@@ -22,19 +23,23 @@ def answer_of(client):
     return answer.status, answer.read()
 
 
-@pytest.mark.parametrize("beginning", [b"", HEAD[:20], HEAD + b"Content-Length: 3\r\n\r\n[1"])
-def test_two_hundred_that_go_no_further_stop_nobody(start_server, beginning):
+@pytest.mark.parametrize(
+    ("request_bytes", "sent_bytes"),
+    [(WHOLE, 0), (WHOLE, 20), (WHOLE, len(WHOLE) - 1), (LARGE, 1000)],
+    ids=["silent", "half a head", "half a body", "little of a large body"],
+)
+def test_two_hundred_that_go_no_further_stop_nobody(start_server, request_bytes, sent_bytes):
     server = start_server()
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect(server)) for _ in range(200)]
         for client in clients:
-            client.sendall(beginning)
+            client.sendall(request_bytes[:sent_bytes])
         for _ in range(20):
             sent = time.monotonic()
             assert server.ping()[0] == 200
             assert server.invoke([1]).json() == [2]
             assert time.monotonic() - sent < 1
-        clients[-1].sendall(WHOLE[len(beginning) :])
+        clients[-1].sendall(request_bytes[sent_bytes:])
         assert answer_of(clients[-1]) == (200, b"[2.0]")
 
 
