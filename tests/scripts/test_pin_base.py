@@ -27,7 +27,9 @@ def checkout(tmp_path, registry):
         shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
     for name in NAMES:
         text = re.sub(r"@sha256:\w+", "", (ROOT / name).read_text())
-        (tmp_path / name).write_text(text.replace("FROM nvidia/", f"FROM {registry.host}/nvidia/"))
+        (tmp_path / name).write_text(
+            re.sub(r"^FROM (?=\S+:)", f"FROM {registry.host}/", text, flags=re.MULTILINE)
+        )
     return tmp_path
 
 
@@ -41,13 +43,14 @@ def log_in(registry, environment):
     )
 
 
-def publish(registry, tag, comment):
-    """A list of images, as the CUDA bases are; its digest."""
+def publish(registry, base, comment):
+    """A list of images, as the bases are; its digest."""
+    repository, tag = base.removeprefix(f"{registry.host}/").split(":")
     manifest = json.dumps(
         {"schemaVersion": 2, "mediaType": LIST, "manifests": [], "comment": comment}
     ).encode()
     answer = registry.request(
-        "PUT", f"nvidia/cuda/manifests/{tag}", data=manifest, headers={"Content-Type": LIST}
+        "PUT", f"{repository}/manifests/{tag}", data=manifest, headers={"Content-Type": LIST}
     )
     assert answer.status_code == 201, answer.text
     return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
@@ -59,23 +62,28 @@ def pin(checkout, environment):
 
 
 def bases(checkout, name):
-    return re.findall(r"^FROM (\S+/nvidia/\S+) AS (\S+)$", (checkout / name).read_text(), re.MULTILINE)
+    """Flavour -> its base image, as the Dockerfile has it."""
+    found = re.findall(r"^FROM (\S+/\S+:\S+) AS (\S+)$", (checkout / name).read_text(), re.MULTILINE)
+    return {flavor: base for base, flavor in found}
 
 
 def test_the_digests_of_the_registry_are_written_and_renewed(checkout, environment, registry, log_in):
-    tags = {flavor: base.partition(":")[2].rpartition(":")[2] for base, flavor in bases(checkout, NAMES[0])}
-    assert set(tags) == {"cu128", "cu130"}
+    tagged = {name: bases(checkout, name) for name in NAMES}
+    assert {name: set(flavors) for name, flavors in tagged.items()} == {
+        "Dockerfile.serve": {"cu128", "cu130", "cpu"},
+        "Dockerfile.train": {"cu128", "cu130"},
+    }
     before = {name: (checkout / name).read_text() for name in NAMES}
     for release in ("first", "mended"):
-        digests = {flavor: publish(registry, tag, f"{release} {tag}") for flavor, tag in tags.items()}
+        published = {base for flavors in tagged.values() for base in flavors.values()}
+        digests = {base: publish(registry, base, f"{release} {base}") for base in published}
         result = pin(checkout, environment)
         assert result.returncode == 0, result.stderr
 
         for name in NAMES:
-            pinned = [
-                (f"{registry.host}/nvidia/cuda:{tags[flavor]}@{digests[flavor]}", flavor) for flavor in tags
-            ]
-            assert bases(checkout, name) == pinned
+            assert bases(checkout, name) == {
+                flavor: f"{base}@{digests[base]}" for flavor, base in tagged[name].items()
+            }
             assert re.sub(r"@sha256:\w+", "", (checkout / name).read_text()) == before[name]
 
 
