@@ -83,7 +83,9 @@ def test_ping_while_loading_ready_saturated_and_after_a_device_fault(doubling):
             seen.append(ping(url)[:2])
         except requests.ConnectionError:
             time.sleep(0.05)
-    assert set(seen) == {(503, "loading"), (200, "ready")}
+    # "waiting" shows only when one worker is ready a moment before another.
+    assert {(503, "loading"), (200, "ready")} <= set(seen)
+    assert set(seen) <= {(503, "loading"), (503, "waiting"), (200, "ready")}
 
     with ThreadPoolExecutor(16) as pool:
         busy = [pool.submit(post, url, b'{"sleep": 1}', JSON) for _ in range(16)]
