@@ -5,8 +5,12 @@ Training writes `model.onnx` (hyperparameter `export`) and, in export.json, whic
 
 import hashlib
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +22,10 @@ PROGRAM, FACTS = "model.onnx", "export.json"
 
 
 class OnnxEngine:
-    """The network of `model_dir`, computed by `threads` threads.
+    """The network of `model_dir`, computed by `threads` threads; None: one for each core.
+
+    All threads work on a picture that is alone. Of several, each thread takes one at a time: threads
+    that need not wait for each other after every layer are faster, and stay so on a busy host.
 
     Raises ValueError when the folder has no model.onnx that was made of its weights.
     """
@@ -26,25 +33,38 @@ class OnnxEngine:
     max_pixels = MAX_PIXELS
 
     def __init__(self, model_dir: Path, threads: int | None = None) -> None:
-        import onnxruntime  # here, so that it may be missing where another engine is used
-
         read_description(model_dir)  # its conventions are the network's own
         self.stride = checked_stride(model_dir)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        # Threads that spin while they wait slow everything down as soon as anything else runs on the host.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            model_dir / PROGRAM, options, providers=["CPUExecutionProvider"]
-        )
+        threads = threads or len(os.sched_getaffinity(0))
+        self._for_one = _session(model_dir / PROGRAM, threads)
+        self._for_each = self._for_one if threads == 1 else _session(model_dir / PROGRAM, 1)
+        self._pool = ThreadPoolExecutor(threads, "onnx")
 
     def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Pictures (B, H, W, 3), H and W multiples of `stride`, to normals (B, H, W, 3) and expected errors
         (B, H, W) in degrees."""
-        x = np.multiply(pictures.transpose(0, 3, 1, 2), np.float32(1 / 255), dtype=np.float32, order="C")
-        normals, concentration = self._session.run(["normals", "concentration"], {"picture": x})
-        return np.moveaxis(normals, 1, 3), expected_error_degrees(concentration[:, 0])
+        if len(pictures) == 1:
+            return _run(self._for_one, pictures)
+        each = self._pool.map(partial(_run, self._for_each), np.split(pictures, len(pictures)))
+        normals, errors = zip(*each, strict=True)
+        return np.concatenate(normals), np.concatenate(errors)
+
+
+def _session(program: Path, threads: int) -> Any:
+    import onnxruntime  # here, so that it may be missing where another engine is used
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads that spin while they wait slow everything down as soon as anything else runs on the host.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: Any, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    x = np.multiply(pictures.transpose(0, 3, 1, 2), np.float32(1 / 255), dtype=np.float32, order="C")
+    normals, concentration = session.run(["normals", "concentration"], {"picture": x})
+    return np.moveaxis(normals, 1, 3), expected_error_degrees(concentration[:, 0])
 
 
 def has_onnx(model_dir: Path) -> bool:
