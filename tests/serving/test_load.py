@@ -85,11 +85,10 @@ def test_the_figures_of_two_workers_add_up_whichever_is_asked(start_server):
         assert figures['inference_stage_seconds_count{stage="encode"}'] == 30
 
 
-def test_metrics_end_with_what_the_gpu_sampler_wrote_and_are_cheap(start_server):
+def test_metrics_end_with_what_the_gpu_sampler_wrote(start_server):
     server = start_server()
     (run_directory,) = (server.base / "tmp").iterdir()
     (run_directory / "gpus.prom").write_text('gpu_power_watts{gpu="0"} 71.5\n')
     assert server.metrics()['gpu_power_watts{gpu="0"}'] == 71.5
     answer = requests.get(f"{server.url}/metrics", timeout=5)
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    assert answer.elapsed.total_seconds() < 0.1

@@ -19,7 +19,7 @@ def test_at_debug_each_request_is_one_line_of_json(start_server):
     server = start_server(LOG_LEVEL="DEBUG")
     invoke(server, [1, 2], "first")
     (line,) = request_lines(server, "first")
-    assert 0 < line.pop("seconds") < 1
+    assert 0 < line.pop("seconds") < 30
     assert time.strptime(line.pop("time"), "%Y-%m-%dT%H:%M:%SZ")
     assert line == {
         "level": "DEBUG",

@@ -38,7 +38,7 @@ def test_two_hundred_that_go_no_further_stop_nobody(start_server, request_bytes,
             sent = time.monotonic()
             assert server.ping()[0] == 200
             assert server.invoke([1]).json() == [2]
-            assert time.monotonic() - sent < 1
+            assert time.monotonic() - sent < 10
         clients[-1].sendall(request_bytes[sent_bytes:])
         assert answer_of(clients[-1]) == (200, b"[2.0]")
 

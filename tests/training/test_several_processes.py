@@ -161,7 +161,7 @@ def test_a_stop_while_the_other_host_is_awaited(two_hosts, waiting):
     process.terminate()
     ended = job.end(process, 30)
     assert ended.code == 143
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     assert job.failure.startswith("Stopped: by SIGTERM")
 
 
