@@ -111,7 +111,7 @@ bench-serving: $(INSTALLED) ## speed of serving beside its limit and LitServe: .
 bench-start: $(INSTALLED) ## seconds from `docker run` to the first answer of the serving image, and where they go
 	@$(RUN) scripts/benchmark_start.py --docker '$(DOCKER)' $(PROJECT)-serve:local $(OPT_ML)/model
 
-bench-metrics: $(INSTALLED) ## what the metrics cost a training step, a server and the processor
+bench-metrics: $(INSTALLED) ## what the metrics cost a training step, a server and the processor, in 6 minutes
 	@$(RUN) scripts/benchmark_metrics.py
 
 chaos: $(INSTALLED) ## break a server in every way, and say what came of it; 11 minutes, QUICK=1 half a minute

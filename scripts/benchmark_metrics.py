@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """What the metrics cost a job: `make bench-metrics`, on a driver library that pretends to have eight GPUs.
 
-The agent's processor time and memory; the processor time of a training step and of a request with metrics on and
-off, in turn in one run. The smallest network and a model that does nothing but double numbers: for a real one the
-same cost is a smaller share. Processor time, as it does not grow when the machine does something else, and of the
-cheapest rounds; how far two halves of the rounds without metrics are apart says what is noise.
+The agent's processor time and memory; then the time of a training step, and of requests, with metrics on and off.
+Single steps, on and off in turn, so that whatever else the machine does falls on both alike. The smallest network
+on one thread, and a model that does nothing but double numbers: of a real one the same cost is a smaller share.
 """
 
 import http.client
@@ -16,9 +15,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+
+import numpy as np
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "container"), str(ROOT / "tests" / "fakes")]
@@ -32,9 +34,10 @@ from surface_normals.training.loop import Trainer  # noqa: E402
 from surface_normals.training.synthetic import write_dataset  # noqa: E402
 
 GPUS = 8
-ROUNDS = 20
-STEPS, REQUESTS, CLIENTS = 6, 1200, 4
-"""Of a round, which takes one or two seconds, so that the agent samples in each."""
+PAIRS = 600
+"""Of each comparison; either half takes 50 to 100 ms."""
+REQUESTS = 50
+"""Of a half."""
 WATCHED_SECONDS = 30
 ADDRESS = "benchmark-metrics"
 
@@ -54,22 +57,29 @@ def main() -> None:
             tell("request", compare(load))
 
 
-def compare(work: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Processor seconds of each round, `off` and `on` in turn; which of them goes first changes, too."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for number in range(ROUNDS + 1):
-        for name in sorted(work, reverse=number % 2 == 0):
-            took = work[name]()
-            if number:  # the first round warms up
-                seconds[name].append(took)
+def compare(work: dict[str, Callable[[], None]]) -> np.ndarray:
+    """[PAIRS, 2] seconds of `off` and `on`, one right after the other; which of them goes first changes."""
+    seconds = np.empty((PAIRS, 2))
+    for name in 3 * ["off", "on"]:  # warms up
+        work[name]()
+    for number in range(PAIRS):
+        for column in (0, 1) if number % 2 else (1, 0):
+            started = time.perf_counter()
+            work[("off", "on")[column]]()
+            seconds[number, column] = time.perf_counter() - started
     return seconds
 
 
-def tell(what: str, seconds: dict[str, list[float]]) -> None:
-    """Ratio of the cheapest rounds; beside it that of two halves of `off`, which differ by chance alone."""
-    off, on = seconds["off"], seconds["on"]
-    ratio, chance = min(on) / min(off), min(off[::2]) / min(off[1::2])
-    print(f"{what + ', on / off:':32} {ratio:.3f} in processor time (off / off: {chance:.3f})", flush=True)
+def tell(what: str, seconds: np.ndarray) -> None:
+    """Median of the pairs' ratios, and between which values chance alone would leave it 95 times of 100.
+
+    The interval is the bootstrap's (Efron 1979): the median again, of as many pairs drawn with replacement.
+    """
+    ratios = seconds[:, 1] / seconds[:, 0]
+    drawn = np.random.default_rng(0).choice(ratios, (2000, PAIRS))
+    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+    took = f"{1000 * np.median(seconds[:, 0]):.0f} ms without"
+    print(f"{what}, on / off: {np.median(ratios):.4f} ({low:.4f} to {high:.4f}), {took}", flush=True)
 
 
 @contextmanager
@@ -90,39 +100,35 @@ def agent(driver: Path, folder: Path) -> Iterator[int]:
         process.wait(10)
 
 
-def training(agent_pid: int, folder: Path) -> dict[str, Callable[[], float]]:
-    """Steps of the smallest network on a batch in memory, each told to the agent: far more often than in a job."""
+def training(agent_pid: int, folder: Path) -> dict[str, Callable[[], None]]:
+    """A step of the smallest network on a batch in memory, told to the agent: far more often than in a job."""
     pictures = folder / "pictures"
     for _ in write_dataset(pictures, count=4, width=160, height=128, seed=1):
         pass
     config = Config(size="tiny", batch_size=4, crop_height=128, crop_width=160, workers=0)
     trainer = Trainer(config, {"train": pictures}, num_steps=10_000)
     batch = next(iter(training_batches(config, PictureDataset("train", pictures), 0, 1)))
+    torch.set_num_threads(1)  # the agent has the other core, as in a job that leaves it one
+    silent, telling = WorkSender(None), WorkSender(ADDRESS)
 
-    def steps(address: str | None) -> float:
-        sender = WorkSender(address)
-        started = time.process_time()
-        for _ in range(STEPS):
-            trainer.train_step(batch)
-            sender.send(images_per_second=40.0, data_wait_percent=1.0)
-        taken = time.process_time() - started
-        sender.close()
-        return taken
+    def step(sender: WorkSender) -> None:
+        trainer.train_step(batch)
+        sender.send(images_per_second=40.0, data_wait_percent=1.0)
 
-    return {"off": lambda: without(agent_pid, lambda: steps(None)), "on": lambda: steps(ADDRESS)}
+    return {"off": lambda: without(agent_pid, lambda: step(silent)), "on": lambda: step(telling)}
 
 
-def without(agent_pid: int, work: Callable[[], float]) -> float:
-    """What `work` says while the agent stands still."""
+def without(agent_pid: int, work: Callable[[], None]) -> None:
+    """`work` while the agent stands still: what it samples each second, it then samples in the other halves."""
     os.kill(agent_pid, signal.SIGSTOP)
     try:
-        return work()
+        work()
     finally:
         os.kill(agent_pid, signal.SIGCONT)
 
 
 @contextmanager
-def servers(driver: Path, folder: Path) -> Iterator[dict[str, Callable[[], float]]]:
+def servers(driver: Path, folder: Path) -> Iterator[dict[str, Callable[[], None]]]:
     """Two servers of the same model, with and without metrics; the agent stands still while the other is asked."""
     (folder / "ml" / "model").mkdir(parents=True)
     (folder / "ml" / "model" / "model.json").write_text('{"factor": 2}')
@@ -144,8 +150,8 @@ def servers(driver: Path, folder: Path) -> Iterator[dict[str, Callable[[], float
             command = [sys.executable, str(ROOT / "container" / "serve")]
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             running.append(subprocess.Popen(command, env=environ, **quiet))
-            wait_until(lambda port=port: ask(port, "GET", "/ping", 1) == [200])
-            load[metrics] = lambda port=port, server=running[-1].pid: requests(port, server)
+            wait_until(lambda port=port: is_ready(port))
+            load[metrics] = partial(requests, http.client.HTTPConnection("127.0.0.1", port, timeout=30))
         agent_pid = next(filter(is_agent, children(running[1].pid)))
         yield {"off": lambda: without(agent_pid, load["off"]), "on": load["on"]}
     finally:
@@ -155,37 +161,23 @@ def servers(driver: Path, folder: Path) -> Iterator[dict[str, Callable[[], float
             server.wait(40)
 
 
-def requests(port: int, server: int) -> float:
-    """Processor seconds that a server needs for so many requests, from several clients at once."""
-    started = server_seconds(server)
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        answers = list(
-            pool.map(lambda _: ask(port, "POST", "/invocations", REQUESTS // CLIENTS), range(CLIENTS))
-        )
-    assert {status for statuses in answers for status in statuses} == {200}
-    return server_seconds(server) - started
+def requests(connection: http.client.HTTPConnection) -> None:
+    for _ in range(REQUESTS):
+        connection.request("POST", "/invocations", b"[1, 2, 3]", {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 200
 
 
-def server_seconds(server: int) -> float:
-    """User and system time of Gunicorn's master and workers, without the agent's."""
-    return sum(cpu_seconds(pid) for pid in [server, *children(server)] if not is_agent(pid))
-
-
-def ask(port: int, method: str, path: str, times: int) -> list[int]:
-    """The statuses of so many requests over one connection; none while nobody listens."""
+def is_ready(port: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    statuses = []
     try:
-        for _ in range(times):
-            connection.request(method, path, b"[1, 2, 3]", {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            answer.read()
-            statuses.append(answer.status)
+        connection.request("GET", "/ping")
+        return connection.getresponse().status == 200
     except ConnectionRefusedError:
-        pass
+        return False
     finally:
         connection.close()
-    return statuses
 
 
 def wait_until(true: Callable[[], object]) -> None:
