@@ -5,6 +5,9 @@ are imported only when they are asked for, as they cost seconds, and start at ra
 weights come from is the training's business, and nothing is ever downloaded.
 """
 
+import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -87,9 +90,10 @@ class ResNetEncoder(Encoder):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        from torchvision.models import get_model
-
-        self.body, self.weights_file = get_model(name, weights=None), torchvision_file(name)
+        self.body, self.weights_file = (
+            torchvision_models().get_model(name, weights=None),
+            torchvision_file(name),
+        )
         deepest = self.body.fc.in_features
         self.body.fc = nn.Identity()
         self.widths, self.strides = (64, *(deepest // 2**i for i in (3, 2, 1, 0))), (2, 4, 8, 16, 32)
@@ -109,10 +113,9 @@ class SequenceEncoder(Encoder):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        from torchvision.models import get_model
-
         options = {"stochastic_depth_prob": DROPPED_PATHS} if name.startswith("convnext") else {}
-        self.body, self.weights_file = get_model(name, weights=None, **options), torchvision_file(name)
+        self.body = torchvision_models().get_model(name, weights=None, **options)
+        self.weights_file = torchvision_file(name)
         self.body.classifier = nn.Identity()
         self.cuts = CUTS[name]
         self.strides = tuple(2 ** (i + 6 - len(self.cuts)) for i in range(len(self.cuts)))
@@ -132,14 +135,30 @@ class SequenceEncoder(Encoder):
 
 def torchvision_file(name: str) -> str:
     """The file name of its default weights, such as resnet18-f37072fd.pth: the digits begin the file's SHA-256."""
-    from torchvision.models import get_model_weights
-
-    url: str = get_model_weights(name).DEFAULT.url
+    url: str = torchvision_models().get_model_weights(name).DEFAULT.url
     return url.rpartition("/")[2]
+
+
+def torchvision_models() -> ModuleType:
+    """torchvision.models, without torch's compiler, which takes longer to load than all the rest of torchvision.
+
+    An operation that nothing here calls wants one function of it: at its import it finds a module with that alone.
+    """
+    compiler = "torch._dynamo.utils"
+    if "torchvision" in sys.modules or compiler in sys.modules:
+        return importlib.import_module("torchvision.models")
+    stand_in = ModuleType(compiler)
+    stand_in.is_compile_supported = lambda device_type: False  # type: ignore[attr-defined]
+    sys.modules[compiler] = stand_in
+    try:
+        return importlib.import_module("torchvision.models")
+    finally:
+        del sys.modules[compiler]
 
 
 def build_timm(name: str) -> Encoder:
     """A network of timm: its own levels, or a pyramid made of the one size that a vision transformer has."""
+    torchvision_models()  # timm loads it otherwise
     import timm
 
     if not timm.is_model(name):

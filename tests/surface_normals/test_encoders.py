@@ -107,6 +107,22 @@ def test_the_tiny_network_needs_neither_torchvision_nor_timm(pytestconfig):
         "import sys; from surface_normals.network import *; SurfaceNormalNetwork(SHAPES['tiny']); "
         "assert not {'timm', 'torchvision'} & set(sys.modules)"
     )
+    run_alone(code, pytestconfig)
+
+
+def test_a_network_of_torchvision_leaves_torchs_compiler_alone_until_it_is_wanted(pytestconfig):
+    code = (
+        "import sys; from surface_normals.network import *; network = SurfaceNormalNetwork(SHAPES['S']); "
+        "assert 'torch._dynamo' not in sys.modules and 'torch._dynamo.utils' not in sys.modules; "
+        "import torch, torchvision; compiled = torch.compile(network.eval(), backend='eager'); "
+        "x = torch.rand(1, 3, 64, 64); torch.testing.assert_close(compiled(x), network(x)); "
+        "assert torch._dynamo.utils.__file__; boxes = torch.tensor([[0, 0.0, 0, 8, 8]]); "
+        "assert torchvision.ops.roi_align(x, boxes, 2).shape == (1, 3, 2, 2)"
+    )
+    run_alone(code, pytestconfig)
+
+
+def run_alone(code, pytestconfig):
     environment = {"PYTHONPATH": str(pytestconfig.rootpath / "container"), "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=True)
 
