@@ -22,6 +22,7 @@ TRAINING_ROWS = (
     (("SamplesPerSecond", "Average"), ("DataWaitPercent", "Average"), ("CostPer1000", "Average")),
     (("GpuUtilization", "p10 p50 p90"), ("GpuIdlePercent", "Average"), ("WastedUsd", "Sum")),
     (("SamplesPerJoule", "Average"), ("GpuEnergyJoules", "Sum"), ("GpuUtilizationSpread", "Maximum")),
+    (("StepMilliseconds", "p50 p90"), ("LossScale", "Minimum")),
 )
 SERVING_ROWS = (
     (("Requests", "Sum"), ("RequestErrors", "Sum"), ("RequestMilliseconds", "p50 p90 p99")),

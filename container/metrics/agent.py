@@ -115,7 +115,7 @@ def run(options: argparse.Namespace) -> None:
                 raise event
             if isinstance(event, Mapping):
                 period.add_work(time.time(), event)
-                summary.totals.add_work(event)
+                summary.totals.add_work(event, summary.age_of_job_seconds)
                 continue
             now, samples = event
             period.add(now, samples)
@@ -232,6 +232,11 @@ class Summary:
     def age_seconds(self) -> float:
         """Since it was last written."""
         return time.monotonic() - self._written
+
+    @property
+    def age_of_job_seconds(self) -> float:
+        """Since the agent began, which is when the job does."""
+        return time.monotonic() - self._begun
 
     def write(self) -> dict[str, Any]:
         """Rewrite the file in one step; what was written, empty when nothing is known."""

@@ -43,6 +43,12 @@ METRICS: Mapping[str, Metric] = {
     ),
     "SamplesPerJoule": Metric("None", "this host's share of them for each joule of its GPUs"),
     "DataWaitPercent": Metric("Percent", "`data_wait_percent` as reported: share of time without data"),
+    "StepMilliseconds": Metric(
+        "Milliseconds", "`step_milliseconds` as reported: an optimizer step, with its wait for data"
+    ),
+    "LossScale": Metric(
+        "None", "`loss_scale` as reported, in float16 alone: one that keeps falling is overflow"
+    ),
     # Of the server: sums of a minute, else each second's mean of each worker.
     "Requests": Metric("Count", "requests to /invocations in the minute; 0 while the server only waits"),
     "RequestErrors": Metric("Count", "of these, answered with a status of 500 or above"),

@@ -31,6 +31,8 @@ GPU_FIGURES: Mapping[str, Callable[[GpuSample], float | None]] = {
 WORK_FIGURES = {
     "images_per_second": "SamplesPerSecond",
     "data_wait_percent": "DataWaitPercent",
+    "step_milliseconds": "StepMilliseconds",
+    "loss_scale": "LossScale",
     "request_milliseconds": "RequestMilliseconds",
     "decode_milliseconds": "DecodeMilliseconds",
     "queue_milliseconds": "QueueMilliseconds",

@@ -31,6 +31,7 @@ class JobTotals:
         self._events: Counter[str] = Counter()
         self._reports: Counter[str] = Counter()
         self._reported: dict[str, float] = {}
+        self._worked: list[tuple[float, float]] = []
 
     def add(self, samples: Sequence[GpuSample]) -> None:
         """Take a moment's samples."""
@@ -50,8 +51,11 @@ class JobTotals:
             self._events["xids"] += sample.xids or 0
             self._events["lost"] += sample.lost
 
-    def add_work(self, message: Mapping[str, float]) -> None:
-        """Take figures of the training."""
+    def add_work(self, message: Mapping[str, float], seconds: float) -> None:
+        """Take figures of the training, so many seconds after the start."""
+        if "images_per_second" in message:
+            # The first report and the last: before and after them a job loads and measures, and trains on nothing.
+            self._worked[1:] = [(seconds, self._energy_joules or 0.0)]
         for name in ("images_per_second", "data_wait_percent"):
             if name in message:
                 self._reports[name] += 1
@@ -84,9 +88,9 @@ class JobTotals:
         if "images_per_second" in self._reports:
             rate = self._mean_report("images_per_second")
             figures["images_per_second"] = round(rate, 3)
-            if self._energy_joules and seconds:
-                of_host = rate / self._num_hosts * seconds
-                figures["images_per_joule"] = float(f"{of_host / self._energy_joules:.4g}")
+            worked_seconds, joules = (b - a for a, b in zip(self._worked[0], self._worked[-1], strict=True))
+            if joules:
+                figures["images_per_joule"] = float(f"{rate / self._num_hosts * worked_seconds / joules:.4g}")
         figures |= {f"gpu_{name}": count for name, count in self._events.items() if count}
         if not figures:
             return {}

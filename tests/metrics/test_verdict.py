@@ -32,8 +32,12 @@ def test_the_figures_of_a_job() -> None:
                 )
             ]
         )
-    for rate, waits in ((100, 4), (50, 8)):
-        totals.add_work({"images_per_second": rate, "data_wait_percent": waits, "train_loss": -3})
+    totals.add_work({"images_per_second": 100, "data_wait_percent": 4, "train_loss": -3}, 100)
+    totals.add([GpuSample(0, energy_joules=400)])  # between the reports, 600 s of training
+    totals.add_work({"images_per_second": 10, "data_wait_percent": 6}, 400)
+    totals.add([GpuSample(0, energy_joules=350)])
+    totals.add_work({"images_per_second": 115, "data_wait_percent": 8}, 700)
+    totals.add([GpuSample(0, energy_joules=1000)])
     figures = totals.summary(1000)
     assert figures.pop("verdict").startswith("The GPUs are well used, and the batch could be about 2.4 times")
     assert figures == {
@@ -46,9 +50,9 @@ def test_the_figures_of_a_job() -> None:
         "memory_peak_bytes": 9 * 10**9,
         "memory_total_bytes": 24 * 10**9,
         "batch_could_be_times_larger": 2.4,
-        "energy_joules": 2500,
+        "energy_joules": 4250,
         "images_per_second": 75,
-        "images_per_joule": 75 / 2 * 1000 / 2500,
+        "images_per_joule": 75 / 2 * 600 / 750,
         "gpu_errors": 1,
         "host_usd": 1.0,
     }
@@ -57,7 +61,8 @@ def test_the_figures_of_a_job() -> None:
 def test_unknown_is_absent() -> None:
     assert JobTotals(1, 5.0).summary(60) == {}
     totals = JobTotals(1, None)
-    totals.add_work({"data_wait_percent": 5})
+    totals.add_work({"data_wait_percent": 5}, 30)
+    totals.add_work({"data_wait_percent": 5}, 60)
     assert totals.summary(60).keys() == {"seconds", "data_wait_percent", "verdict"}
 
 

@@ -71,6 +71,9 @@ class Progress:
         seconds = time.monotonic() - self.started
         self.report("images_per_second", num_pictures / seconds, step)
         self.report("data_wait_percent", 100 * self.seconds_waited / seconds, step)
+        self.report("step_milliseconds", 1000 * seconds / len(self.steps), step)
+        if trainer.scaler.is_enabled():
+            self.report("loss_scale", trainer.scaler.get_scale(), step)
         self.report("gradient_norm", norms.mean().item(), step)
         for part, norm in trainer.gradients.take().items():
             self.report(f"gradient_norm_{part}", norm, step)
