@@ -12,10 +12,12 @@ from serving.gate import Gate
 from serving.health import Health
 from serving.invocation import ATTRIBUTES_HEADER, Invocations
 from serving.model_host import ModelHost
+from serving.multi_model.routes import add_model_routes
+from serving.multi_model.table import Models
 from serving.request_body import discard_body, limit_stalls
 from serving.request_log import log_request
 from serving.request_metrics import CONTENT_TYPE, RequestMetrics
-from serving.settings import load_settings, run_directory
+from serving.settings import MODELS_FOLDER, Settings, load_settings, run_directory, visible_gpus
 from serving.work_report import WorkReport
 
 REQUEST_ID_HEADER = "X-Amzn-SageMaker-Inference-Id"
@@ -38,9 +40,6 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
         run_directory(), pid=os.getpid(), workers=workers, max_failures=settings.max_consecutive_failures
     )
     gate = Gate(settings.max_queue, metrics)
-    model = ModelHost(settings, run_directory(), health, metrics)
-    model.start()
-    requests = Invocations(settings, model, gate, health, metrics)
     work = WorkReport(metrics, work_address)
     work.start()
 
@@ -63,23 +62,12 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
     def healthz() -> Response:
         return jsonify(state="alive")
 
-    @app.get("/execution-parameters")
-    def parameters() -> Response:
-        memory_bytes = available_memory_bytes()
-        return jsonify(execution_parameters(settings, workers=workers, memory_bytes=memory_bytes))
-
-    @app.post("/invocations")
-    def invocations() -> Response:
-        return requests.answer(request, arrived=g.arrived)
-
     @app.get("/metrics")
     def prometheus() -> Response:
         return Response(metrics.text(), content_type=CONTENT_TYPE)
 
     if settings.health_route:
         app.add_url_rule(settings.health_route, view_func=ping, methods=["GET", "POST"])
-    if settings.predict_route:
-        app.add_url_rule(settings.predict_route, view_func=invocations, methods=["POST"])
 
     @app.after_request
     def leave(answer: Response) -> Response:
@@ -93,15 +81,47 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
         log_request(request, answer, request_id=g.request_id, arrived=g.arrived, cause=g.cause)
         return answer
 
+    if settings.multi_model:
+        models = Models(
+            run_directory() / MODELS_FOLDER,
+            visible_gpus(),
+            request_timeout_seconds=settings.request_timeout_seconds,
+        )
+        add_model_routes(app, models, gate, settings, REQUEST_ID_HEADER)
+        health.loading_done()
+    else:
+        model = ModelHost(settings, run_directory(), health, metrics)
+        model.start()
+        add_routes_of_one(app, settings, Invocations(settings, model, gate, health, metrics), workers)
+
     def drain() -> None:
+        has_served = health.loaded
         health.drain()
-        if model.loaded is not None:
+        if has_served:
             time.sleep(LAME_DUCK_SECONDS)
             gate.close(timeout_seconds=LEAVE_SECONDS)
+        if settings.multi_model:
+            models.close()
         work.send()
 
     app.extensions["drain"] = drain
     return app
+
+
+def add_routes_of_one(app: Flask, settings: Settings, requests: Invocations, workers: int) -> None:
+    """The paths of an endpoint with one model, which all of it serves."""
+
+    @app.get("/execution-parameters")
+    def parameters() -> Response:
+        memory_bytes = available_memory_bytes()
+        return jsonify(execution_parameters(settings, workers=workers, memory_bytes=memory_bytes))
+
+    @app.post("/invocations")
+    def invocations() -> Response:
+        return requests.answer(request, arrived=g.arrived)
+
+    if settings.predict_route:
+        app.add_url_rule(settings.predict_route, view_func=invocations, methods=["POST"])
 
 
 def usable(text: str, length: int) -> str:

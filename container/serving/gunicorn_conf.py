@@ -19,7 +19,8 @@ from serving.capacity import Capacity
 from serving.failure import last_words
 from serving.gunicorn_worker import Worker
 from serving.health import forget_worker
-from serving.settings import load_settings, run_directory, use_gpu, visible_gpus
+from serving.multi_model.process import end_leftovers
+from serving.settings import MODELS_FOLDER, load_settings, run_directory, use_gpu, visible_gpus
 
 MAX_RESTARTS = 3
 SPARE_THREADS = 16
@@ -41,8 +42,9 @@ class InheritingLogger(Logger):  # type: ignore[misc]
         self.error_log.propagate = True
 
 
-bind = f"0.0.0.0:{_settings.port}"
-workers = Capacity.of(_settings).workers
+bind = f"0.0.0.0:{_settings.port}" if _settings.socket is None else f"unix:{_settings.socket}"
+# Of many models, each has processes of its own, and this one keeps the table of them.
+workers = 1 if _settings.multi_model else Capacity.of(_settings).workers
 _work_address = f"serving-{secrets.token_hex(8)}" if _settings.gpu_metrics else None
 wsgi_app = f"serving.app:create_app(workers={workers}, work_address={_work_address!r})"
 worker_class = Worker
@@ -84,6 +86,8 @@ def on_starting(server: Any) -> None:
 
 def pre_fork(server: Any, worker: Any) -> None:
     """Give the new worker a place, and the server up when its workers keep dying."""
+    if _settings.multi_model and worker.age > workers:
+        raise HaltServer("the worker that knew the models died, its end is logged above", 1)
     if worker.age > workers + MAX_RESTARTS:
         raise HaltServer(f"workers died {MAX_RESTARTS + 1} times, their ends are logged above", 1)
     worker.place = min(set(range(workers)) - {other.place for other in server.WORKERS.values()})
@@ -91,7 +95,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 def post_fork(server: Any, worker: Any) -> None:
     """Give each worker a GPU of its own."""
-    if len(_gpus) > 1:
+    if len(_gpus) > 1 and not _settings.multi_model:
         use_gpu(_gpus[worker.place % len(_gpus)])
 
 
@@ -106,4 +110,6 @@ def on_exit(server: Any) -> None:
     if _agent is not None:
         _agent.stop()
     last_words(run_directory())
+    if _settings.multi_model:
+        end_leftovers(run_directory() / MODELS_FOLDER)
     shutil.rmtree(run_directory(), ignore_errors=True)

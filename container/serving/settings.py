@@ -17,6 +17,8 @@ from metrics.sinks import SINKS
 MEBIBYTE = 2**20
 BATCH_TIMEOUT_SECONDS = 3600
 """Batch transform's longest InvocationsTimeoutInSeconds: its own shorter one ends a request before us."""
+MODELS_FOLDER = "models"
+"""In the run directory: what the servers of a multi-model endpoint keep."""
 CPU_MAX_BATCH = 4
 """On a CPU larger batches gain nothing: their buffers are so large that the kernel clears them anew each time."""
 
@@ -117,6 +119,22 @@ class Settings:
             whole_number(1, 65535),
             "the port to listen on",
             also=("AIP_HTTP_PORT",),
+        ),
+    )
+    socket: Path | None = field(
+        default=None,
+        metadata=variable(
+            "BIND_TO_SOCKET",
+            Path,
+            "listen on this Unix socket, and on no port; so each model of a multi-model endpoint is served",
+        ),
+    )
+    multi_model: bool | None = field(
+        default=None,
+        metadata=variable(
+            "SAGEMAKER_MULTI_MODEL",
+            true_or_false,
+            "true on a multi-model endpoint: models come and go by `/models`",
         ),
     )
     workers: int | None = field(
@@ -331,6 +349,21 @@ def visible_gpus() -> list[str]:
 def use_gpu(name: str) -> None:
     """Let this process, which has not loaded CUDA yet, see one GPU only."""
     os.environ["CUDA_VISIBLE_DEVICES"] = name
+
+
+def model_environment(folder: Path, socket: Path, model_dir: Path, gpu: str | None) -> dict[str, str]:
+    """This process's environment for the server of one model of many, whose temporary files are in `folder`.
+
+    It has no metrics agent: one sees all GPUs of the container.
+    """
+    own = {
+        "SAGEMAKER_MULTI_MODEL": "",
+        "GPU_METRICS": "off",
+        "MODEL_DIR": str(model_dir),
+        "BIND_TO_SOCKET": str(socket),
+        "TMPDIR": str(folder),
+    }
+    return {**os.environ, **own, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})}
 
 
 def run_directory() -> Path:

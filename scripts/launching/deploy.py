@@ -28,7 +28,11 @@ WAITED_FOR = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_source(parser, required=False)
+    add_source(parser, required=False).add_argument(
+        "--models",
+        metavar="S3_FOLDER",
+        help="a multi-model endpoint: all model.tar.gz files below this folder",
+    )
     add_model(parser)
     add = parser.add_argument
     add("--name", help="of the endpoint and of all that belongs to it; default: PROJECT and the time")

@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--normals", action="store_true", help="write NAME-normals.npy (float16) beside each picture of them")
     add("--concurrency", type=int, default=8, metavar="N", help="pictures under way at once (%(default)s)")
     add("--variant", metavar="NAME", help="ask this variant of several")
+    add("--target-model", metavar="KEY", help="of a multi-model endpoint: the model.tar.gz below its folder")
     add("--component", metavar="NAME", help="ask this inference component")
     add(
         "--async",
@@ -109,6 +110,8 @@ def _call(path: Path, place: Path, options: argparse.Namespace) -> Call:
         return Call("sagemaker-runtime", "invoke_endpoint_async", arguments | {"InputLocation": target})
     if options.variant:
         arguments["TargetVariant"] = options.variant
+    if options.target_model:
+        arguments["TargetModel"] = options.target_model
     if options.component:
         arguments["InferenceComponentName"] = options.component
     return Call("sagemaker-runtime", "invoke_endpoint", arguments | {"Body": body})

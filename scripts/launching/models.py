@@ -16,11 +16,13 @@ TRANSFORM_AMI = "al2-ami-sagemaker-batch-gpu-535"
 CUDA_13_AMI = INFERENCE_AMI["13"]
 
 
-def add_source(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_source(parser: argparse.ArgumentParser, *, required: bool = True) -> Any:
+    """The options, of which one is given; returns their group."""
     source = parser.add_mutually_exclusive_group(required=required)
     source.add_argument("--job", metavar="NAME", help="the model of this training job")
     source.add_argument("--model-data", metavar="S3_URI", help="this model.tar.gz")
     source.add_argument("--package", metavar="GROUP", help="the newest approved model of this registry group")
+    return source
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +64,8 @@ def host_ami(instance_type: str, cuda: str = "12") -> str | None:
 
 PACKAGE = "package "
 """Before a registry group's name, where a source of a model may be of several kinds."""
+MANY = "models below "
+"""Before a folder of S3, likewise: each model.tar.gz there is one of a multi-model endpoint's."""
 
 
 def given_source(options: argparse.Namespace) -> str | None:
@@ -76,7 +80,7 @@ def look_at(source: str) -> list[Call]:
     """
     if source.startswith(PACKAGE):
         return [registry.approved(source.removeprefix(PACKAGE))]
-    if re.fullmatch(r"s3://[^/]+/.+\.tar\.gz", source):
+    if re.fullmatch(r"s3://[^/]+/.+\.tar\.gz", source) or source.startswith(MANY):
         return []
     if "/" in source:
         raise LaunchError(f"--model-data {source!r} is not an s3://.../model.tar.gz")
@@ -97,6 +101,8 @@ def create_model(
     else:
         container["Image"] = read_image("serve", options.image)
         container["ModelDataUrl"] = source if source.startswith("s3://") else placeholder(source)
+        if source.startswith(MANY):
+            container |= {"Mode": "MultiModel", "ModelDataUrl": source.removeprefix(MANY)}
     request: dict[str, Any] = {
         "ModelName": name,
         "ExecutionRoleArn": options.role,

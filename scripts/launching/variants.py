@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from launching.calls import Call, LaunchError
-from launching.models import create_model, given_source, host_ami, look_at
-from launching.request import assignment, at_least_one, tags
+from launching.models import MANY, create_model, given_source, host_ami, look_at
+from launching.request import assignment, at_least_one, split_uri, tags
 
 VARIANT = "AllTraffic"
 SERVERLESS_MEMORY_MB = tuple(range(1024, 6145, 1024))
@@ -21,7 +21,7 @@ class Variant:
 
     name: str
     source: str
-    """A training job, or s3://.../model.tar.gz."""
+    """A training job, an s3://.../model.tar.gz, or what `models.PACKAGE` and `models.MANY` begin."""
     weight: float = 1
     is_shadow: bool = False
 
@@ -76,9 +76,12 @@ def add_variants(parser: argparse.ArgumentParser) -> None:
 def read_variants(options: argparse.Namespace) -> list[Variant]:
     """What to serve. Raises LaunchError where it contradicts itself."""
     source = given_source(options)
+    if many := getattr(options, "models", None):  # deploy alone has it
+        bucket, prefix = split_uri(many)
+        source = f"{MANY}s3://{bucket}/{prefix}"
     if bool(source) == bool(options.variant):
         raise LaunchError(
-            "give either --job, --model-data or --package, or --variant for each of several models"
+            "give either --job, --model-data, --package or (deploy alone) --models, or --variant for each of several"
         )
     variants = [Variant(VARIANT, source)] if source else []
     for text in options.variant:
@@ -121,6 +124,16 @@ def check_hosting(options: argparse.Namespace, variants: list[Variant]) -> None:
             )
         if not 1 <= options.serverless_concurrency <= SERVERLESS_MAX_CONCURRENCY:
             raise LaunchError(f"--serverless-concurrency {options.serverless_concurrency}: from 1 to 200")
+    if any(variant.source.startswith(MANY) for variant in variants):
+        refused = {
+            "--serverless": options.serverless,
+            "--async": options.asynchronous,
+            "--shadow": options.shadow,
+            "--inference-component": getattr(options, "inference_component", None),
+        }
+        for option, given in refused.items():
+            if given:
+                raise LaunchError(f"a multi-model endpoint (--models) has no {option}")
     if options.asynchronous and len(variants) > 1:
         raise LaunchError("an asynchronous endpoint has one model")
     for option in ("notify_success", "notify_error", "concurrency"):

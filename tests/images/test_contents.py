@@ -74,8 +74,10 @@ def test_the_labels_say_what_it_is_and_promise_what_is_tested(config, role):
     assert datetime.fromisoformat(labels["org.opencontainers.image.created"].replace("Z", "+00:00")).tzinfo
     assert labels["org.opencontainers.image.base.name"]
     promises = {name: value for name, value in labels.items() if name.startswith("com.amazonaws")}
-    port = {"com.amazonaws.sagemaker.capabilities.accept-bind-to-port": "true"}
-    assert promises == (port if role == "serve" else {})
+    kept = [
+        f"com.amazonaws.sagemaker.capabilities.{name}" for name in ("accept-bind-to-port", "multi-models")
+    ]
+    assert promises == (dict.fromkeys(kept, "true") if role == "serve" else {})
 
 
 def test_the_versions_on_the_labels_are_those_inside(shell, config):

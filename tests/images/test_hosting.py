@@ -351,3 +351,27 @@ def test_four_clients_do_not_make_it_grow(module_containers, normals):
         before = resident_megabytes()
         list(pool.map(client, [6] * 4))
     assert resident_megabytes() - before < 20
+
+
+def test_a_multi_model_endpoint_loads_invokes_and_unloads(containers, serve_image, model_mount):
+    [(folder, mount)] = model_mount.items()
+    volumes = {folder: {**mount, "bind": "/opt/ml/models/b0f3/model"}}
+    container, url = containers.server(
+        serve_image, volumes=volumes, environment={"SAGEMAKER_MULTI_MODEL": "true"}, **HOSTED
+    )
+    asked = {"model_name": "b0f3", "url": "/opt/ml/models/b0f3/model"}
+    assert requests.post(f"{url}/models/b0f3/invoke", data=picture("PNG"), timeout=60).status_code == 404
+    assert [requests.post(f"{url}/models", json=asked, timeout=120).status_code for _ in range(2)] == [
+        200,
+        409,
+    ]
+    assert requests.get(f"{url}/models", timeout=60).json() == {
+        "models": [{"modelName": "b0f3", "modelUrl": "/opt/ml/models/b0f3/model"}]
+    }
+    answer = requests.post(f"{url}/models/b0f3/invoke", data=picture("PNG"), timeout=60)
+    assert np.load(io.BytesIO(answer.content)).shape == (32, 48, 3)
+    running = len(container.top()["Processes"])
+    assert [requests.delete(f"{url}/models/b0f3", timeout=60).status_code for _ in range(2)] == [200, 404]
+    assert len(container.top()["Processes"]) == running - 2
+    container.stop(timeout=30)
+    assert container.wait()["StatusCode"] == 0

@@ -71,6 +71,18 @@ def test_deploy_asks_for_a_host_with_a_driver_for_the_image(instance_type, ami):
     assert host_ami(instance_type) == ami
 
 
+def test_deploy_of_a_folder_of_models(aws, launch, refused):
+    words = [*DEPLOY, "--name", "many", "--models", "s3://bucket/models"]
+    at = words.index("--model-data")
+    del words[at : at + 2]
+    assert launch(*words).returncode == 0
+    container = aws.client("sagemaker").describe_model(ModelName="many")["PrimaryContainer"]
+    assert (container["Mode"], container["ModelDataUrl"]) == ("MultiModel", "s3://bucket/models/")
+    assert "--models) has no --serverless" in refused(*words, "--serverless")
+    both = launch(*words, "--job", "a-job")
+    assert (both.returncode, "not allowed with argument --models" in both.stderr) == (2, True)
+
+
 def test_deploy_on_a_processor_names_no_gpu_host_unless_told_to(launch):
     for given, sent in ((), None), (("--inference-ami", "some-ami"), "some-ami"):
         calls = json.loads(launch(*DEPLOY, "--instance-type", "ml.c6i.large", *given, "--dry-run").stdout)
