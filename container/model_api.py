@@ -18,6 +18,12 @@ A model package (its name is in MODEL_PACKAGE, default `surface_normals`) offers
                `load(model_dir, engine=..., threads=...)` is told which, or None for the best, and
                how many threads of the CPU are its share.
 
+A `Predictor` may also know what it was measured on, and the server then watches whether requests have become
+unlike that:
+    `reference`           a `Histogram` for each figure, by its name
+    `describe(input, output)`  a number for each of these figures, of one answered request; it is called in many
+               threads at once, and should take a millisecond.
+
 One rule on errors. ValueError is the caller's fault: wrong bytes in `decode`, wrong data or
 hyperparameters in `train`. It may carry a `status` attribute, a 4xx number, where 400 is too
 coarse. Anything else is ours. Everything that crosses is plain: bytes, str, numbers, Path, dict,
@@ -28,7 +34,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypedDict, cast
 
 DEFAULT_PACKAGE = "surface_normals"
 
@@ -56,6 +62,15 @@ class Train(Protocol):
         report: Callable[[str, float, int], None],
         should_stop: Callable[[], bool],
     ) -> None: ...
+
+
+class Histogram(TypedDict):
+    """How often a figure was in each bin: below the first edge, from it to the next, ..., from the last on."""
+
+    edges: list[float]
+    """Rising."""
+    counts: list[int]
+    """One more than edges."""
 
 
 class Predictor(Protocol):

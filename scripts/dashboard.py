@@ -33,6 +33,7 @@ SERVING_ROWS = (
         ("EncodeMilliseconds", "p50 p90"),
     ),
     (("GpuSecondsPerRequest", "Average"), ("CostPer1000", "Average"), ("WastedUsd", "Sum")),
+    (("DriftPsi", "Maximum"), ("DriftKs", "Maximum")),
 )
 OF_EACH = (
     (("GpuUtilization", "Average"), ("GpuMemoryUsedPercent", "Maximum"), ("GpuPowerWatts", "Average")),

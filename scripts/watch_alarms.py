@@ -103,6 +103,16 @@ def alarms(watched: Watched, topic: str | None, queue_milliseconds: float) -> li
                     "idle endpoint", "Requests", "Sum", "<=", 0, 60, 60, "up, and asked nothing for an hour"
                 ),
                 alarm("queue", "QueueMilliseconds", "p90", ">", queue_milliseconds, 3, 5, "more instances"),
+                alarm(
+                    "drift",
+                    "DriftPsi",
+                    "Maximum",
+                    ">",
+                    0.25,
+                    30,
+                    60,
+                    "requests unlike the validation: see the log",
+                ),
                 alarm("request errors", "RequestErrors", "Sum", ">", 0, 3, 5, "look at the endpoint's log"),
             ]
         if watched.endpoint:  # of a finished job silence is right

@@ -60,6 +60,11 @@ METRICS: Mapping[str, Metric] = {
     "BatchSize": Metric("Count", "requests that went through the model together"),
     "InFlightRequests": Metric("Count", "requests held by a worker, once a second"),
     "GpuSecondsPerRequest": Metric("Seconds", "the models' time on their GPUs for each request"),
+    "DriftPsi": Metric(
+        "None",
+        "how unlike the pictures of the validation the requests are, by their most unlike figure: above 0.25",
+    ),
+    "DriftKs": Metric("None", "the same as Kolmogorov and Smirnov's distance, 0 to 1"),
     # Of the agent.
     "DroppedWorkFigures": Metric("Count", "messages to the agent that found its queue full"),
 }

@@ -40,6 +40,8 @@ WORK_FIGURES = {
     "encode_milliseconds": "EncodeMilliseconds",
     "batch_size": "BatchSize",
     "in_flight": "InFlightRequests",
+    "drift_psi": "DriftPsi",
+    "drift_ks": "DriftKs",
 }
 SUMMED_WORK = {"requests": "Requests", "errors": "RequestErrors", "dropped": "DroppedWorkFigures"}
 

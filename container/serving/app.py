@@ -40,9 +40,6 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
         run_directory(), pid=os.getpid(), workers=workers, max_failures=settings.max_consecutive_failures
     )
     gate = Gate(settings.max_queue, metrics)
-    work = WorkReport(metrics, work_address)
-    work.start()
-
     app = Flask("serving", static_folder=None)
     answer_in_json(app)
 
@@ -89,10 +86,13 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
         )
         add_model_routes(app, models, gate, settings, REQUEST_ID_HEADER)
         health.loading_done()
+        work = WorkReport(metrics, work_address, lambda: None)
     else:
         model = ModelHost(settings, run_directory(), health, metrics)
         model.start()
         add_routes_of_one(app, settings, Invocations(settings, model, gate, health, metrics), workers)
+        work = WorkReport(metrics, work_address, lambda: model.drift)
+    work.start()
 
     def drain() -> None:
         has_served = health.loaded
@@ -103,6 +103,7 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
         if settings.multi_model:
             models.close()
         work.send()
+        work.send_drift(is_last=True)
 
     app.extensions["drain"] = drain
     return app

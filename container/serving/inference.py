@@ -9,10 +9,11 @@ import concurrent.futures
 import json
 import time
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 from model_api import Predictor
 from serving.batching import Batcher, is_out_of_memory
+from serving.drift import DriftWatch
 from serving.errors import RequestError
 from serving.health import Health
 from serving.media_types import JSON, carried_type
@@ -20,6 +21,13 @@ from serving.request_metrics import RequestMetrics
 
 HANGS = 1.5
 """A prediction that runs so many times longer than any request may is not slow but stuck."""
+
+
+class Pending(NamedTuple):
+    """A decoded input, and where its output will be."""
+
+    input: Any
+    output: "Future[Any]"
 
 
 class Inference:
@@ -34,15 +42,17 @@ class Inference:
         *,
         arrived: float,
         timeout_seconds: int,
+        drift: DriftWatch | None = None,
     ) -> None:
         self._predictor = predictor
         self._batcher = batcher
         self._health = health
         self._metrics = metrics
+        self._drift = drift
         self._timeout_seconds = timeout_seconds
         self._end = arrived + timeout_seconds
 
-    def submit(self, body: bytes, declared: str | None) -> "Future[Any]":
+    def submit(self, body: bytes, declared: str | None) -> Pending:
         """Decode `body` and queue what it is. Raises RequestError 4xx when the bytes are wrong.
 
         `declared`: its media type, None where nobody knows. JSON that the model does not take itself is
@@ -57,10 +67,11 @@ class Inference:
         except ValueError as error:
             status = getattr(error, "status", 400)
             raise RequestError(status if 400 <= status < 500 else 400, str(error)) from error
-        return self._batcher.submit(value)
+        return Pending(value, self._batcher.submit(value))
 
-    def result(self, output: "Future[Any]") -> Any:
+    def result(self, pending: Pending) -> Any:
         """What the model made of it. Raises RequestError 504 or 507, or what the model raised."""
+        output = pending.output
         left = max(0.0, self._end - time.monotonic())
         try:
             error = output.exception(timeout=left)
@@ -77,6 +88,8 @@ class Inference:
             self._health.prediction_failed(error)
             raise error
         self._health.prediction_succeeded()
+        if self._drift is not None:
+            self._drift.look(pending.input, output.result())
         return output.result()
 
     def encode(self, output: Any, media_type: str) -> bytes:

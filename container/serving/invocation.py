@@ -62,6 +62,7 @@ class Invocations:
             self._metrics,
             arrived=arrived,
             timeout_seconds=self._settings.request_timeout_seconds,
+            drift=self._model.drift,
         )
         with self._gate.hold(), full_disk_refused(), spool() as body:
             read_body(request, body, limit_bytes=self._settings.max_body_bytes)
@@ -77,13 +78,13 @@ class Invocations:
         self, inference: Inference, answer: AnswerType, body: IO[bytes], declared: str | None
     ) -> Response:
         try:
-            output = inference.submit(body.read(), declared)
+            pending = inference.submit(body.read(), declared)
         except RequestError as error:
             if not self._settings.error_records:
                 raise
             return Response(error_record(error), content_type=JSON)
         body.close()  # it need not lie in memory while the request waits
-        encoded = inference.encode(inference.result(output), answer.full)
+        encoded = inference.encode(inference.result(pending), answer.full)
         return _stated(Response(encoded, content_type=answer.content_type), answer)
 
     def _each_line(self, inference: Inference, answer: AnswerType, body: IO[bytes]) -> Response:

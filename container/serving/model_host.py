@@ -10,6 +10,7 @@ from typing import Any
 
 from model_api import ModelPackageError, Predictor, load_predictor
 from serving.batching import Batcher, shape_of
+from serving.drift import DriftWatch, open_watch
 from serving.failure import leave_with
 from serving.health import Health
 from serving.media_types import JSON, JSON_LINES, AnswerType, Offer, default_answer
@@ -63,6 +64,8 @@ class ModelHost:
         self._metrics = metrics
         self.loaded: LoadedModel | None = None
         """None while the model is loading."""
+        self.drift: DriftWatch | None = None
+        """None also for a model that does not know what it was measured on, or without metrics."""
         self.batcher = Batcher(
             self._predict,
             max_batch=settings.max_batch,
@@ -102,6 +105,7 @@ class ModelHost:
         predictor = load_predictor(
             settings.model_package, folder, engine=settings.engine, threads=settings.threads
         )
+        self.drift = open_watch(predictor) if settings.gpu_metrics else None
         self.loaded = LoadedModel.of(predictor, settings.default_accept)
         self._health.loading_done()
         _log.info("ready: takes %s, makes %s", list(predictor.request_types), list(predictor.response_types))

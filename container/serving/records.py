@@ -8,12 +8,11 @@ import base64
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 from serving.errors import RequestError, error_body
-from serving.inference import Inference
+from serving.inference import Inference, Pending
 from serving.media_types import JSON, AnswerType, Offer, response_type
 
 
@@ -31,7 +30,7 @@ class RecordWriter:
 
     def lines(self, records: Iterable[bytes]) -> Iterator[bytes]:
         """Each record's answer, in order. Raises RequestError naming the record that fails them all."""
-        waiting: deque[tuple[int, Future[Any] | RequestError]] = deque()
+        waiting: deque[tuple[int, Pending | RequestError]] = deque()
         try:
             for number, record in enumerate(records, start=1):
                 waiting.append((number, self._submitted(number, record)))
@@ -40,11 +39,11 @@ class RecordWriter:
             while waiting:
                 yield self._line(*waiting.popleft())
         finally:
-            for _, output in waiting:
-                if isinstance(output, Future):
-                    output.cancel()  # somebody else's record failed: spare the model the work
+            for _, pending in waiting:
+                if isinstance(pending, Pending):
+                    pending.output.cancel()  # somebody else's record failed: spare the model the work
 
-    def _submitted(self, number: int, record: bytes) -> "Future[Any] | RequestError":
+    def _submitted(self, number: int, record: bytes) -> Pending | RequestError:
         try:
             return self.inference.submit(record, JSON)
         except RequestError as error:
@@ -52,11 +51,11 @@ class RecordWriter:
                 return error
             raise _of_record(number, error) from error
 
-    def _line(self, number: int, output: "Future[Any] | RequestError") -> bytes:
-        if isinstance(output, RequestError):
-            return error_record(output)
+    def _line(self, number: int, pending: Pending | RequestError) -> bytes:
+        if isinstance(pending, RequestError):
+            return error_record(pending)
         try:
-            body = self.inference.encode(self.inference.result(output), self.answer.full)
+            body = self.inference.encode(self.inference.result(pending), self.answer.full)
         except RequestError as error:
             raise _of_record(number, error) from error
         if self.answer.content_type.partition(";")[0] != JSON:

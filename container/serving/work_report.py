@@ -4,21 +4,30 @@ Nothing is done while a request is answered: the figures are differences of the 
 /metrics keeps anyway, read by a thread of its own and sent without waiting.
 """
 
+import itertools
+import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from metrics.work import WorkSender
+from serving.drift import DriftWatch
 from serving.request_metrics import RequestMetrics
 
 SECONDS_BETWEEN_REPORTS = 1.0
 MILLISECONDS = 1000
+REPORTS_BETWEEN_DRIFT = 60
+
+_log = logging.getLogger(__name__)
 
 
 class WorkReport:
     """Tells the agent at `address`; without one it does nothing."""
 
-    def __init__(self, metrics: RequestMetrics, address: str | None) -> None:
+    def __init__(
+        self, metrics: RequestMetrics, address: str | None, drift: Callable[[], DriftWatch | None]
+    ) -> None:
         self._metrics = metrics
+        self._drift = drift
         self._address = address
         self._sender = WorkSender(address)
         self._before: Mapping[str, float] = {}
@@ -37,10 +46,28 @@ class WorkReport:
             self._before = totals
             self._sender.send(**figures(new), in_flight=totals["in_flight"])
 
+    def send_drift(self, *, is_last: bool = False) -> None:
+        """Tell how far the requests of this window are from the reference, by the figure that is furthest.
+
+        All figures are in the log at the end of a window: as metrics they would double what a server's cost.
+        """
+        watch = self._drift()
+        if watch is None or not (distances := watch.distances()):
+            return
+        psi, ks = (max(values) for values in zip(*distances.values(), strict=True))
+        self._sender.send(drift_psi=psi, drift_ks=ks)
+        if watch.is_over or is_last:
+            figures = {figure: distance._asdict() for figure, distance in distances.items()}
+            _log.info({"event": "drift", "inputs": watch.count, "figures": figures})
+            watch.restart()
+
     def _run(self) -> None:
         pause = threading.Event()
-        while not pause.wait(SECONDS_BETWEEN_REPORTS):
+        for number in itertools.count(1):
+            pause.wait(SECONDS_BETWEEN_REPORTS)
             self.send()
+            if number % REPORTS_BETWEEN_DRIFT == 0:
+                self.send_drift()
 
 
 def figures(new: Mapping[str, float]) -> dict[str, float]:

@@ -6,17 +6,20 @@ Nothing here needs torch; the engine that does is imported when it is chosen.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from surface_normals import codecs
 from surface_normals.answers import RESPONSE_TYPES, encode_answer
+from surface_normals.description import read_description
 from surface_normals.device import has_gpu_driver
+from surface_normals.drift_figures import describe
 from surface_normals.onnx_engine import OnnxEngine, has_onnx
 
 ENGINES = ("eager", "onnx")
@@ -52,8 +55,10 @@ class SurfaceNormalPredictor:
     request_types = (*codecs.PICTURE_FORMATS, codecs.NPY)
     response_types = RESPONSE_TYPES
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, reference: Mapping[str, Any] | None = None) -> None:
         self._engine = engine
+        self.reference = reference or {}
+        """How the pictures of the validation were, by the figures of `describe`; empty without one."""
 
     def decode(self, body: bytes, media_type: str) -> codecs.Picture:
         """Bytes of a JPEG, PNG, WebP or .npy picture as uint8 (H, W, 3). Raises ValueError."""
@@ -78,6 +83,10 @@ class SurfaceNormalPredictor:
             for picture, normals, errors in maps
         ]
 
+    def describe(self, input: codecs.Picture, output: NormalMap) -> dict[str, float]:
+        """The figures by which drift is watched."""
+        return describe(input, output.normals, output.expected_error_degrees)
+
     def encode(self, output: NormalMap, media_type: str) -> bytes:
         """A normal map as one of `response_types`, `media_type` having every choice spelt out."""
         return encode_answer(output.normals, output.expected_error_degrees, media_type)
@@ -95,7 +104,8 @@ def load(model_dir: Path, *, engine: str | None = None, threads: int | None = No
         is_cpu = not has_gpu_driver() and has_onnx(model_dir)
         engine = "onnx" if is_cpu or find_spec("torch") is None else "eager"
     _log.info("engine: %s", engine)
-    predictor = SurfaceNormalPredictor(_load_engine(engine, model_dir, threads))
+    reference = read_description(model_dir).get("reference")
+    predictor = SurfaceNormalPredictor(_load_engine(engine, model_dir, threads), reference)
     predictor.predict([np.zeros((64, 64, 3), dtype=np.uint8)])
     return predictor
 

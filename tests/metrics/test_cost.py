@@ -14,6 +14,7 @@ USD_PER_SERIES = 0.30
 OF_A_SERVER = {
     "requests": 5, "errors": 0, "request_milliseconds": 1, "decode_milliseconds": 1, "queue_milliseconds": 1,
     "predict_milliseconds": 1, "encode_milliseconds": 1, "batch_size": 1, "in_flight": 1, "predict_seconds": 1,
+    "drift_psi": 0.1, "drift_ks": 0.1,
 }  # fmt: skip
 OF_A_TRAINING = {"images_per_second": 1, "data_wait_percent": 1, "step_milliseconds": 1}
 

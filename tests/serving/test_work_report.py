@@ -1,12 +1,14 @@
 """What the workers tell of their requests comes out of a server's log as metrics."""
 
 import concurrent.futures
+import json
 import time
 
 import pytest
 
 import emf_validator
 import nvml
+from serving import drift
 
 EXPECTED_OF_MODEL = 0.3
 
@@ -73,3 +75,24 @@ def test_a_waiting_server_counts_no_requests_and_knows_nothing_of_their_times(st
     values = published(server)
     assert values.keys() == {"Requests", "RequestErrors", "InFlightRequests"}
     assert {value for of_one in values.values() for value in of_one} == {0}
+
+
+def test_requests_unlike_what_the_model_was_measured_on(start_server, driver):
+    reference = {"first": {"edges": [10.0], "counts": [200, 200]}, "same": {"edges": [], "counts": [400]}}
+    server = start_server(
+        model={"factor": 1, "reference": reference},
+        GPU_METRICS="on",
+        ENDPOINT_NAME="normals",
+        LD_LIBRARY_PATH=driver,
+    )
+    end = time.monotonic() + 1.2 * drift.MIN_COUNT * drift.SECONDS_BETWEEN_LOOKS + 1
+    while time.monotonic() < end:
+        assert server.invoke([30]).status_code == 200
+    stop(server)
+    values = published(server)
+    assert values["DriftPsi"][0] > 1
+    assert values["DriftKs"] == [0.5]
+    [told] = [json.loads(line) for line in server.log.splitlines() if '"event": "drift"' in line]
+    assert told["inputs"] >= drift.MIN_COUNT
+    assert list(told["figures"]) == ["first", "same"]
+    assert told["figures"]["same"] == {"psi": 0.0, "ks": 0.0}

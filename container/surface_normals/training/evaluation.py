@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from surface_normals.drift_figures import describe
 from surface_normals.predictor import NormalMap, SurfaceNormalPredictor
 from surface_normals.torch_engine import TorchEngine
 from surface_normals.training.activations import ActivationWatch
@@ -103,6 +104,8 @@ class Evaluation:
         self.calibration = Calibration()
         self.edges = EdgeErrors()
         self.panels = Panels(num_pictures)
+        self.figures: list[dict[str, float]] = []
+        """Each picture's, by which drift is watched."""
         self.dead_activations: dict[str, float] = {}
         """Share of a layer's channels that are zero everywhere, by its name; of layers that have such channels."""
 
@@ -110,6 +113,7 @@ class Evaluation:
         valid = sample.valid
         errors = angular_error_degrees(prediction.normals[valid], sample.normals[valid])
         expected = prediction.expected_error_degrees[valid].astype(np.float64)
+        self.figures.append(describe(sample.picture, prediction.normals, prediction.expected_error_degrees))
         self.errors.add_errors(errors)
         self.calibration.add(expected, errors)
         self.edges.add(sample.normals, valid, errors)

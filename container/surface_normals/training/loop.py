@@ -25,6 +25,7 @@ from surface_normals.training.evaluation import constant_predictions, evaluate, 
 from surface_normals.training.export import export
 from surface_normals.training.outcome import Outcome
 from surface_normals.training.progress import NotFinite, Progress
+from surface_normals.training.reference import reference_of
 from surface_normals.training.shares import TrainingPictures, open_validation
 from surface_normals.training.trainer import Trainer
 
@@ -174,7 +175,8 @@ def _finish(
         evaluation = evaluate(load_engine(model_dir), validation_set, should_stop)
         if evaluation:
             outcome.measured(evaluation, trainer.step)
-            facts = {**facts, "validation": evaluation.metrics()}
+            reference = reference_of(evaluation.figures)
+            facts = {**facts, "validation": evaluation.metrics(), "reference": reference}
             save_artifact(model_dir, model, facts)
         else:
             logger.warning("stopped while the finished model was measured; it is in %s", model_dir)

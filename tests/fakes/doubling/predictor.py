@@ -18,8 +18,12 @@ class Doubling:
     request_types = ("application/json", "application/x-npy")
     response_types = ("application/json", "text/csv", "text/csv;header=present")
 
-    def __init__(self, factor):
+    def __init__(self, factor, reference=None):
         self.factor = factor
+        self.reference = reference
+
+    def describe(self, value, output):
+        return {"first": output[0], "same": 1.0}
 
     def decode(self, body, media_type):
         if media_type == "application/x-npy":
@@ -64,4 +68,4 @@ def load(model_dir: Path):
         raise ValueError(f"no model.json in {model_dir}")
     model = json.loads(path.read_text())
     time.sleep(model.get("load_seconds", 0))
-    return Doubling(model["factor"])
+    return Doubling(model["factor"], model.get("reference"))
