@@ -1,9 +1,9 @@
 """`make push`: the two images that `make build` left go to the registry, and their digests to two files.
 
 The tag is the git revision with the flavour, so an image can be traced to its source; `train.digest` and
-`serve.digest` at the top of the checkout hold `HOST/REPOSITORY@sha256:...`, and `launch.py` sends
-those, so that what was tested is what runs. Nothing else is written: ECR's password is used and
-forgotten.
+`serve.digest` at the top of the checkout hold `HOST/REPOSITORY@sha256:... FLAVOUR`, and `launch.py` sends
+those to hosts with a driver for them, so that what was tested is what runs. Nothing else is written: ECR's password is
+used and forgotten.
 """
 
 import argparse
@@ -83,13 +83,14 @@ def push_images(options: argparse.Namespace) -> None:
 
     digests = {}
     for role, image in images.items():
-        tag = f"{revision[:12]}-{image.labels['flavor']}"
+        flavor = image.labels["flavor"]
+        tag = f"{revision[:12]}-{flavor}"
         if is_dirty:
             # It has no revision of its own: without the image's id, the next push of changed code
             # would be skipped as already there.
             tag += f"-dirty-{image.id.removeprefix('sha256:')[:12]}"
         repository = f"{host}/{names[role]}"
-        digests[role] = f"{repository}@{push_image(engine, image, repository, tag, auth)}"
+        digests[role] = f"{repository}@{push_image(engine, image, repository, tag, auth)} {flavor}"
     for role, digest in digests.items():
         write_digest(ROOT / f"{role}.digest", digest)
 

@@ -104,15 +104,21 @@ def is_missing(error: ClientError) -> bool:
 
 def read_image(role: str, given: str | None) -> str:
     """`given`, else the image that `make push` put there last. `role`: train or serve."""
+    return given or read_digest(role)[0]
+
+
+def read_digest(role: str) -> tuple[str, str]:
+    """The image that `make push` put there last, and its flavour: cpu, cu128, ..."""
     path = ROOT / f"{role}.digest"
-    if given:
-        return given
     try:
-        return path.read_text(encoding="utf-8").strip()
+        reference, flavor = path.read_text(encoding="utf-8").split()
     except FileNotFoundError:
         raise LaunchError(
             f"no file {path.name}: run `make push` first, or name the image with --image"
         ) from None
+    except ValueError:
+        raise LaunchError(f"{path.name} is not of this version: run `make push` again") from None
+    return reference, flavor
 
 
 def default_name(project: str) -> str:

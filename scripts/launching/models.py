@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from launching import registry
-from launching.calls import Aws, Call, LaunchError, read_image
+from launching.calls import Aws, Call, LaunchError, read_digest, read_image
 from launching.request import assignments, tags, vpc
 
 INFERENCE_AMI = {
@@ -40,8 +40,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add(
         "--cuda",
         choices=tuple(INFERENCE_AMI),
-        default="12",
-        help="what the image was built with (%(default)s)",
+        help="what the image was built with; default: what serve.digest says, 12 for --image",
     )
 
 
@@ -60,6 +59,22 @@ def host_ami(instance_type: str, cuda: str = "12") -> str | None:
     if not is_gpu(instance_type):
         return None
     return CUDA_13_AMI if re.match(r"ml\.(g7|p6)", instance_type) else INFERENCE_AMI[cuda]
+
+
+def cuda_of(image: str | None, instance_type: str) -> str:
+    """CUDA's major version in the image that was pushed last; of another `image` nothing is known, and 12 is usual.
+
+    Raises LaunchError for an image without CUDA on an instance with a GPU, which it would not use.
+    """
+    flavor = "cu12" if image else read_digest("serve")[1]
+    if flavor != "cpu":
+        return flavor.removeprefix("cu")[:2]
+    if is_gpu(instance_type):
+        raise LaunchError(
+            f"serve.digest is of the cpu flavour, which would not use the GPU of {instance_type}: give "
+            "--instance-type ml.c7i.xlarge, for example, or `make build push` for a GPU"
+        )
+    return "12"
 
 
 PACKAGE = "package "

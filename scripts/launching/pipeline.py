@@ -116,7 +116,7 @@ def _state_machine(options: argparse.Namespace, name: str, requests: dict[str, A
         "InitialInstanceCount": 1,
         "ContainerStartupHealthCheckTimeoutInSeconds": 600,
     }
-    if ami := models.host_ami(instance_type):
+    if ami := models.host_ami(instance_type, models.cuda_of(options.serve_image, instance_type)):
         variant["InferenceAmiVersion"] = ami
     body = state_machine.definition(
         **requests,

@@ -12,6 +12,7 @@ from launching.models import (
     add_model,
     add_source,
     create_model,
+    cuda_of,
     fill_in,
     given_source,
     is_gpu,
@@ -93,7 +94,8 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
 
 def _check(options: argparse.Namespace) -> None:
     at_least_one(options.instance_count, "--instance-count")
-    if is_gpu(options.instance_type) and options.cuda != "12":
+    cuda = options.cuda or cuda_of(options.image or options.package, options.instance_type)
+    if is_gpu(options.instance_type) and cuda != "12":
         raise LaunchError("batch transform has no driver for CUDA 13: build the serving image for CUDA 12")
     for option in ("concurrency", "payload_mb"):
         if getattr(options, option) is not None:

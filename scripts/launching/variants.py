@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launching.calls import Call, LaunchError
-from launching.models import MANY, create_model, given_source, host_ami, look_at
+from launching.models import MANY, create_model, cuda_of, given_source, host_ami, look_at
 from launching.request import assignment, at_least_one, split_uri, tags
 
 VARIANT = "AllTraffic"
@@ -204,7 +204,8 @@ def host(options: argparse.Namespace) -> dict[str, Any]:
         # Pictures cost unlike: the next one goes to the instance with the fewest under way.
         "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
     }
-    if ami := options.inference_ami or host_ami(options.instance_type, options.cuda):
+    cuda = options.cuda or cuda_of(options.image or getattr(options, "package", None), options.instance_type)
+    if ami := options.inference_ami or host_ami(options.instance_type, cuda):
         row["InferenceAmiVersion"] = ami
     return row
 

@@ -227,9 +227,17 @@ def test_the_image_is_the_one_that_was_pushed_last(environment, tmp_path, role, 
     before = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert f"no file {role}.digest: run `make push` first" in one_line(before)
 
-    (tmp_path / "checkout" / f"{role}.digest").write_text(f"{IMAGE}\n")
-    after = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
-    assert f'"{IMAGE}"' in after.stdout
+    def say(digest):
+        (tmp_path / "checkout" / f"{role}.digest").write_text(digest)
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    assert f"{role}.digest is not of this version" in one_line(say(f"{IMAGE}\n"))
+    assert f'"{IMAGE}"' in say(f"{IMAGE} cu128\n").stdout
+    if role == "serve":
+        assert "inference-gpu-4-1" in say(f"{IMAGE} cu130\n").stdout
+        assert "would not use the GPU of ml.g" in one_line(say(f"{IMAGE} cpu\n"))
 
 
 def test_a_refusal_of_aws_is_one_line(aws, launch):

@@ -220,7 +220,8 @@ def test_both_images_are_pushed_once_and_their_digests_written(checkout, images,
         answer = head(registry, f"{project}-{role}", tag)
         assert answer.headers["Content-Type"] == DOCKER_MANIFEST
         assert (
-            written[role] == f"{registry.host}/{project}-{role}@{answer.headers['Docker-Content-Digest']}\n"
+            written[role]
+            == f"{registry.host}/{project}-{role}@{answer.headers['Docker-Content-Digest']} cu128\n"
         )
     assert written["train"] != written["serve"]
 
@@ -238,6 +239,7 @@ def test_both_images_are_pushed_once_and_their_digests_written(checkout, images,
     assert other.returncode == 0, other.stderr
     assert other.stdout.count("pushing") == 2
     assert head(registry, f"{project}-train", f"{checkout.revision[:12]}-cu130").ok
+    assert checkout.digests()["serve"].endswith(" cu130\n")
 
 
 @pytest.mark.docker(images=False)
@@ -247,7 +249,7 @@ def test_what_was_pushed_runs_after_a_pull_by_its_digest(checkout, images, regis
     result = checkout.push("--project", project, "--registry", registry.host)
     assert result.returncode == 0, result.stderr
     with contextlib.closing(docker.from_env()) as engine:
-        reference = checkout.digests()["serve"].strip()
+        reference = checkout.digests()["serve"].split()[0]
         for name in (
             f"{project}-serve:local",
             f"{registry.host}/{project}-serve:{checkout.revision[:12]}-cu128",
@@ -381,7 +383,7 @@ def test_ecr_gets_its_repositories_and_the_images(checkout, images, registry, aw
         assert rule["selection"] == {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 20}
     for role, digest in checkout.digests().items():
         answer = head(registry, f"{project}-{role}", f"{checkout.revision[:12]}-cu128")
-        assert digest == f"{registry.host}/{project}-{role}@{answer.headers['Docker-Content-Digest']}\n"
+        assert digest == f"{registry.host}/{project}-{role}@{answer.headers['Docker-Content-Digest']} cu128\n"
     assert not Path(checkout.environment["DOCKER_CONFIG"]).exists()  # the password is kept nowhere
 
     aws.requests.clear()
