@@ -18,7 +18,9 @@ import docker
 import pytest
 from docker.errors import ImageNotFound
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "scripts"
+ROLE = "arn:aws:iam::123456789012:role/sagemaker"
 DOCKER = os.environ.get("DOCKER", "docker")
 ECR_HOST = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -32,10 +34,11 @@ class Checkout:
     def __init__(self, root, environment):
         self.root = root
         self.environment = environment
-        (root / "scripts").mkdir(parents=True)
+        (root / "scripts").mkdir(parents=True, exist_ok=True)
         for name in ("push.py", "engine.py"):
             shutil.copy(SCRIPTS / name, root / "scripts")
-        (root / ".gitignore").write_text("*.digest\n__pycache__/\n")
+        if not (root / ".gitignore").exists():
+            (root / ".gitignore").write_text("*.digest\n__pycache__/\n")
         self.git("init", "--quiet")
         self.commit()
 
@@ -427,3 +430,77 @@ def test_what_aws_refuses_is_one_line(checkout, images, aws):
     assert "no AWS credentials" in checkout.refused("--project", project)
     del checkout.environment["AWS_REGION"]
     assert "no AWS region" in checkout.refused("--project", project)
+
+
+# what was pushed, launched
+
+
+@pytest.mark.docker(images=False)
+def test_the_commands_of_the_readme_lead_to_an_endpoint(images, registry, aws, environment, tmp_path):
+    """Each line of its block, in order: real images to a real registry, AWS's own calls to its stand-in."""
+    block = (ROOT / "README.md").read_text().partition("## On SageMaker\n\n```sh\n")[2].partition("```")[0]
+    checkout = clone(tmp_path / "clone", environment)
+    aws.rewrites[ECR_HOST] = registry.host
+    aws.client("s3").create_bucket(Bucket="my-bucket")
+    aws.answers["POST /endpoints/my-normals/invocations"] = [b"\x89PNG lilac"]
+    given = {"my_pictures": tmp_path / "my_pictures", "my_weights": tmp_path / "my_weights"}
+    for name in ("my_pictures/train/images", "my_pictures/validation/images", "my_weights"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file.bin").write_bytes(name.encode())
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8 a picture")
+    project = images(checkout.revision)
+    # Here `make build` has the images already, and AWS answers at once.
+    before = 'make() { command make -o build-train -o build-serve -o .venv/installed "$@"; }\nset -eu\n'
+    values = {"ROLE_ARN": ROLE, "photo.jpg": tmp_path / "photo.jpg", **given}
+    job = f"{project}-the-job"
+
+    def run(lines):
+        text = lines.replace("JOB_NAME", job).replace("launch.py train", f"launch.py train --name {job}")
+        # The stand-in does not know the default's instance type yet.
+        text = text.replace("launch.py deploy", "launch.py deploy --instance-type ml.g4dn.xlarge")
+        for name, value in values.items():
+            text = text.replace(name, str(value))
+        variables = environment | {"PROJECT": project, "DOCKER": DOCKER}
+        return subprocess.run(
+            ["bash", "-c", before + text],
+            cwd=checkout.root, env=variables, capture_output=True, text=True, timeout=200, check=False,
+        )  # fmt: skip
+
+    until_invoked, _, last = block.partition("$python scripts/launch.py delete")
+    result = run(until_invoked)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (checkout.root / "photo-normals.png").read_bytes() == b"\x89PNG lilac"
+
+    sagemaker, s3 = aws.client("sagemaker"), aws.client("s3")
+    keys = {item["Key"] for item in s3.list_objects_v2(Bucket="my-bucket")["Contents"]}
+    assert {f"normals/{name}/images/file.bin" for name in ("train", "validation")} <= keys
+    digests = {role: text.split()[0] for role, text in checkout.digests().items()}
+    training = sagemaker.describe_training_job(TrainingJobName=job)
+    assert training["AlgorithmSpecification"]["TrainingImage"] == digests["train"]
+    assert training["HyperParameters"]["epochs"] == "40"
+    assert {row["ChannelName"] for row in training["InputDataConfig"]} == {
+        "train",
+        "validation",
+        "pretrained",
+    }
+    served = sagemaker.describe_model(ModelName="my-normals")["PrimaryContainer"]
+    assert served["Image"] == digests["serve"]
+    assert served["ModelDataUrl"] == training["ModelArtifacts"]["S3ModelArtifacts"]
+    assert sagemaker.describe_endpoint(EndpointName="my-normals")["EndpointStatus"] == "InService"
+
+    result = run("python=.venv/bin/python\n$python scripts/launch.py delete" + last)
+    assert result.returncode == 0, result.stderr
+    assert not sagemaker.list_endpoints()["Endpoints"]
+
+
+def clone(folder, environment):
+    """A repository with what is committed here, or is about to be, with the environment that is here."""
+    files = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in files.stdout.splitlines():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(sys.prefix)
+    return Checkout(folder, environment)
