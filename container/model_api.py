@@ -20,7 +20,7 @@ A model package (its name is in MODEL_PACKAGE, default `surface_normals`) offers
 
 A `Predictor` may also know what it was measured on, and the server then watches whether requests have become
 unlike that:
-    `reference`           a `Histogram` for each figure, by its name
+    `reference`           a `Histogram` for each figure, by its name (ASCII letters, digits and _)
     `describe(input, output)`  a number for each of these figures, of one answered request; it is called in many
                threads at once, and should take a millisecond.
 

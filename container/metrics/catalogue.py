@@ -62,7 +62,7 @@ METRICS: Mapping[str, Metric] = {
     "GpuSecondsPerRequest": Metric("Seconds", "the models' time on their GPUs for each request"),
     "DriftPsi": Metric(
         "None",
-        "how unlike the pictures of the validation the requests are, by their most unlike figure: above 0.25",
+        "how unlike the pictures of the validation the requests are, a value for each figure: above 0.25",
     ),
     "DriftKs": Metric("None", "the same as Kolmogorov and Smirnov's distance, 0 to 1"),
     # Of the agent.
@@ -70,13 +70,26 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
+class Part(NamedTuple):
+    """Of what a figure is, where it is not of the whole host: a dimension and its value."""
+
+    dimension: str
+    """`Gpu`, or `Figure` for one of those that requests are described by."""
+    value: str
+
+    @classmethod
+    def of_gpu(cls, number: int) -> "Part":
+        """The GPU with this number."""
+        return cls("Gpu", str(number))
+
+
 @dataclass(frozen=True)
 class Series:
-    """The values of one metric in one period; `gpu` is None for a figure of the host."""
+    """The values of one metric in one period; `part` is None for a figure of the host."""
 
     name: str
     values: tuple[float, ...]
-    gpu: int | None = None
+    part: Part | None = None
 
     @property
     def unit(self) -> str:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from metrics.catalogue import Part
+
 NAMESPACE = "VisionContainers"
 LEVELS = ("fleet", "host", "gpu")
-"""One series for each figure of the project; also one of each host; or also one of each GPU."""
+"""One series for each figure of the project; also one of each host; or also one of each part of a host."""
 
 # CloudWatch API reference, "Dimension" and "MetricDatum"; names and values are ASCII.
 DIMENSIONS = 30
@@ -24,21 +26,21 @@ class Identity:
     dimensions: Mapping[str, str]
     level: str = "host"
 
-    def sets(self, gpu: int | None) -> list[dict[str, str]]:
+    def sets(self, part: Part | None) -> list[dict[str, str]]:
         """The dimension sets of a figure; each is a series of its own, and the number of series is the bill."""
         fleet = {"Project": self.dimensions["Project"], "Phase": self.phase}
         if self.level == "fleet":
             return [fleet]
-        of_gpu = {"Gpu": str(gpu)} if self.level == "gpu" and gpu is not None else {}
-        return [fleet, {**self.dimensions, **of_gpu}]
+        of_part = dict([part]) if self.level == "gpu" and part is not None else {}
+        return [fleet, {**self.dimensions, **of_part}]
 
     def check(self) -> None:
         """Raise ValueError, naming the dimension, if CloudWatch would refuse these."""
         if "Project" not in self.dimensions:
             raise ValueError("the dimension Project is missing: alarms hang on Project and Phase")
-        if len(self.dimensions) + 1 > DIMENSIONS:  # and Gpu
+        if len(self.dimensions) + 1 > DIMENSIONS:  # and a part's
             raise ValueError(
-                f"{len(self.dimensions)} dimensions, CloudWatch takes at most {DIMENSIONS - 1} and Gpu"
+                f"{len(self.dimensions)} dimensions, CloudWatch takes at most {DIMENSIONS - 1} and one more"
             )
         for name, value in {**self.dimensions, "Phase": self.phase}.items():
             for text, characters in ((name, DIMENSION_NAME_CHARACTERS), (value, DIMENSION_VALUE_CHARACTERS)):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from metrics.catalogue import Series
+from metrics.catalogue import Part, Series
 from metrics.sample import GpuSample
 
 IDLE_BELOW_PERCENT = 5
@@ -40,9 +40,9 @@ WORK_FIGURES = {
     "encode_milliseconds": "EncodeMilliseconds",
     "batch_size": "BatchSize",
     "in_flight": "InFlightRequests",
-    "drift_psi": "DriftPsi",
-    "drift_ks": "DriftKs",
 }
+DRIFT_FIGURES = {"drift_psi": "DriftPsi", "drift_ks": "DriftKs"}
+"""Told as `drift_psi:sharpness`, for example."""
 SUMMED_WORK = {"requests": "Requests", "errors": "RequestErrors", "dropped": "DroppedWorkFigures"}
 
 
@@ -63,7 +63,7 @@ def series_of(
         for gpu in sorted({sample.gpu for sample in samples})
     }
     series = [
-        Series(name, tuple(known), gpu)
+        Series(name, tuple(known), Part.of_gpu(gpu))
         for gpu, of_gpu in by_gpu.items()
         for name, figure in GPU_FIGURES.items()
         if (known := [value for value in map(figure, of_gpu) if value is not None])
@@ -75,6 +75,7 @@ def series_of(
     series += [
         Series(name, tuple(map(_short, _thinned(values)))) for name, values in reported.items() if values
     ]
+    series += _of_drift(work)
     derived = {
         name: sum(message[figure] for message in work if figure in message)
         for figure, name in SUMMED_WORK.items()
@@ -100,6 +101,20 @@ def series_of(
         if "GpuIdlePercent" in derived:
             derived["WastedUsd"] = usd * derived["GpuIdlePercent"] / 100
     return series + [Series(name, (_short(value),)) for name, value in derived.items()]
+
+
+def _of_drift(work: Sequence[Mapping[str, float]]) -> list[Series]:
+    """A series for each distance of each figure that was told."""
+    told: dict[tuple[str, str], list[float]] = {}
+    for message in work:
+        for name, value in message.items():
+            distance, _, figure = name.partition(":")
+            if figure and distance in DRIFT_FIGURES:
+                told.setdefault((DRIFT_FIGURES[distance], figure), []).append(value)
+    return [
+        Series(name, tuple(map(_short, _thinned(values))), Part("Figure", figure))
+        for (name, figure), values in told.items()
+    ]
 
 
 def _of_gpus_together(by_gpu: Mapping[int, Sequence[GpuSample]]) -> dict[str, float]:

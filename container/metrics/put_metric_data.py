@@ -140,7 +140,7 @@ def calls(
             "Counts": [float(count) for _, count in counted],
         }
         for one in series
-        for dimensions in identity.sets(one.gpu)
+        for dimensions in identity.sets(one.part)
         for counted in _portions(sorted(Counter(one.values).items()))
     ]
     for start in range(0, len(data), METRICS_PER_CALL):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from metrics.emf import FIGURE_CHARACTERS
 from model_api import Histogram
 
 MIN_COUNT = 200
@@ -127,6 +128,11 @@ def open_watch(predictor: Any) -> DriftWatch | None:
     if not reference or describe is None:
         return None
     for name, histogram in reference.items():
+        if not (name.isascii() and name.isidentifier() and len(name) <= FIGURE_CHARACTERS):
+            raise ValueError(
+                f"the model's reference has a figure {name!r}: "
+                f"a name is at most {FIGURE_CHARACTERS} of A-Z, a-z, 0-9, _"
+            )
         edges, counts = histogram["edges"], histogram["counts"]
         if len(counts) != len(edges) + 1 or sorted(edges) != list(edges):
             raise ValueError(

@@ -27,7 +27,12 @@ class Datum:
     unit: str
     values: list[float]
     timestamp_milliseconds: int
-    gpu: int | None
+    part: tuple[str, str] | None
+    """`Gpu` or `Figure` and which, in the dimensions or beside them."""
+
+    @property
+    def gpu(self) -> int | None:
+        return int(self.part[1]) if self.part and self.part[0] == "Gpu" else None
 
 
 def read(line: bytes) -> list[Datum]:
@@ -55,8 +60,8 @@ def read(line: bytes) -> list[Datum]:
                 name, unit = _member(metric, "Name", str), metric.get("Unit", "None")
                 _rule(set(metric) <= {"Name", "Unit", "StorageResolution"}, "members of a metric")
                 _rule(1 <= len(name) <= 255 and unit in UNITS, f"name and unit of {name}")
-                gpu = int(root["Gpu"]) if "Gpu" in root else None
-                data.append(Datum(namespace, dimensions, name, unit, _values(root, name), timestamp, gpu))
+                part = next(((kind, root[kind]) for kind in ("Gpu", "Figure") if kind in root), None)
+                data.append(Datum(namespace, dimensions, name, unit, _values(root, name), timestamp, part))
         named = [metric["Name"] for metric in metrics]
         _rule(len(set(named)) == len(named), "a metric is named once")
     return data

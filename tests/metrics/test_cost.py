@@ -8,13 +8,14 @@ from metrics.catalogue import Series
 from metrics.cloudwatch import LEVELS, Identity
 from metrics.period import series_of
 from metrics.sample import GpuSample
+from surface_normals.drift_figures import FIGURES
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 USD_PER_SERIES = 0.30
 OF_A_SERVER = {
     "requests": 5, "errors": 0, "request_milliseconds": 1, "decode_milliseconds": 1, "queue_milliseconds": 1,
     "predict_milliseconds": 1, "encode_milliseconds": 1, "batch_size": 1, "in_flight": 1, "predict_seconds": 1,
-    "drift_psi": 0.1, "drift_ks": 0.1,
+    **{f"{distance}:{figure}": 0.1 for distance in ("drift_psi", "drift_ks") for figure in FIGURES},
 }  # fmt: skip
 OF_A_TRAINING = {"images_per_second": 1, "data_wait_percent": 1, "step_milliseconds": 1}
 
@@ -29,7 +30,7 @@ def minute(gpus: int, work: dict, usd_per_hour: float | None = None) -> list[Ser
 
 def count(series: list[Series], phase: str, level: str) -> int:
     identity = Identity(phase, {"Project": "normals", "Host": "a"}, level)
-    return len({(one.name, tuple(names.items())) for one in series for names in identity.sets(one.gpu)})
+    return len({(one.name, tuple(names.items())) for one in series for names in identity.sets(one.part)})
 
 
 @pytest.mark.parametrize("level", LEVELS)

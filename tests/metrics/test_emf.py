@@ -8,9 +8,9 @@ import pytest
 
 import emf_validator
 from metrics import emf
-from metrics.catalogue import METRICS, Series
+from metrics.catalogue import METRICS, Part, Series
 from metrics.cloudwatch import NAMESPACE, Identity
-from metrics.period import GPU_FIGURES
+from metrics.period import DRIFT_FIGURES, GPU_FIGURES
 
 DIMENSIONS = {"Project": "surface-normals", "JobName": "j" * 63, "Host": "algo-1"}
 IDENTITY = Identity("training", DIMENSIONS)
@@ -29,42 +29,55 @@ def test_every_value_arrives_in_lines_within_the_limits(gpus: int, name_characte
     generator = random.Random(gpus)
     dimensions = {**DIMENSIONS, "Long": "x" * name_characters, "Longer": "y" * name_characters}
     identity = Identity("training", dimensions, level)
-    owners = {name: range(gpus) if name in GPU_FIGURES else [None] for name in METRICS}
+    parts = {name: [None] for name in METRICS}
+    parts |= {name: [Part.of_gpu(gpu) for gpu in range(gpus)] for name in GPU_FIGURES}
+    parts |= {name: [Part("Figure", f"figure_{n}") for n in range(gpus)] for name in DRIFT_FIGURES.values()}
     series = [
-        Series(name, tuple(awkward(generator) for _ in range(generator.choice([0, 1, 60, 250]))), gpu)
-        for name, gpus_of in owners.items()
-        for gpu in gpus_of
+        Series(name, tuple(awkward(generator) for _ in range(generator.choice([0, 1, 60, 250]))), part)
+        for name, parts_of in parts.items()
+        for part in parts_of
     ]
     emf.check(identity)
-    arrived: dict[tuple[int | None, str, tuple[str, ...]], list[float]] = defaultdict(list)
+    arrived: dict[tuple[Part | None, str, tuple[str, ...]], list[float]] = defaultdict(list)
     for line in emf.lines(series, identity, MINUTE):
         for datum in emf_validator.read(line):
             assert datum.timestamp_milliseconds == MINUTE
             assert (datum.namespace, datum.unit) == (NAMESPACE, METRICS[datum.name].unit)
-            arrived[datum.gpu, datum.name, tuple(datum.dimensions)] += datum.values
+            part = Part(*datum.part) if datum.part else None
+            arrived[part, datum.name, tuple(datum.dimensions)] += datum.values
     sent = {}
     for one in (one for one in series if one.values):
-        of_gpu = ["Gpu"] if level == "gpu" and one.gpu is not None else []
-        sent[one.gpu, one.name, ("Project", "Phase")] = list(one.values)
-        sent[one.gpu, one.name, (*dimensions, *of_gpu)] = list(one.values)
+        of_part = [one.part.dimension] if level == "gpu" and one.part is not None else []
+        sent[one.part, one.name, ("Project", "Phase")] = list(one.values)
+        sent[one.part, one.name, (*dimensions, *of_part)] = list(one.values)
     assert arrived == sent
 
 
 def test_an_ordinary_minute_is_one_line_per_gpu() -> None:
     minute = {"GpuUtilization": 100, "GpuMemoryUsedPercent": 37.51, "GpuPowerWatts": 345.6}
     minute |= {"GpuThrottledPercent": 0, "GpuPowerCappedPercent": 100}
-    series = [Series(name, (value,) * 60, gpu) for gpu in range(8) for name, value in minute.items()]
+    series = [
+        Series(name, (value,) * 60, Part.of_gpu(gpu)) for gpu in range(8) for name, value in minute.items()
+    ]
     lines = list(emf.lines(series, IDENTITY, MINUTE))
     assert [json.loads(line)["Gpu"] for line in lines] == [str(gpu) for gpu in range(8)]
 
 
 def test_the_level_says_which_series_are_made() -> None:
-    series = [Series("GpuUtilization", (1,), gpu) for gpu in range(2)] + [Series("SamplesPerSecond", (5,))]
+    series = [Series("SamplesPerSecond", (5,))]
+    series += [
+        Series("GpuUtilization", (1,), Part.of_gpu(0)),
+        Series("DriftPsi", (1,), Part("Figure", "size")),
+    ]
     fleet = {"Project": "surface-normals", "Phase": "training"}
     expected = {
         "fleet": [[fleet], [fleet], [fleet]],
         "host": [[fleet, DIMENSIONS], [fleet, DIMENSIONS], [fleet, DIMENSIONS]],
-        "gpu": [[fleet, DIMENSIONS], [fleet, DIMENSIONS | {"Gpu": "0"}], [fleet, DIMENSIONS | {"Gpu": "1"}]],
+        "gpu": [
+            [fleet, DIMENSIONS],
+            [fleet, DIMENSIONS | {"Gpu": "0"}],
+            [fleet, DIMENSIONS | {"Figure": "size"}],
+        ],
     }
     for level, sets in expected.items():
         lines = emf.lines(series, Identity("training", DIMENSIONS, level), MINUTE)

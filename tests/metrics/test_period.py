@@ -2,12 +2,14 @@
 
 import pytest
 
+from metrics.catalogue import Part
 from metrics.period import series_of
 from metrics.sample import GpuSample
 
 
 def values(series: list, gpu: int | None = None) -> dict[str, tuple[float, ...]]:
-    return {one.name: one.values for one in series if one.gpu == gpu}
+    part = None if gpu is None else Part.of_gpu(gpu)
+    return {one.name: one.values for one in series if one.part == part}
 
 
 def test_work_and_gpus_together() -> None:
@@ -92,3 +94,17 @@ def test_many_workers_make_no_more_values_and_the_extremes_stay() -> None:
     assert len(told.values) == 60
     assert (told.values[0], told.values[-1]) == (1, 950)
     assert sum(told.values) / 60 == pytest.approx(sum(w["queue_milliseconds"] for w in work) / 803, rel=0.02)
+
+
+def test_the_distances_of_each_figure_are_told_apart() -> None:
+    work = [
+        {"drift_psi:size": 0.3, "drift_ks:size": 0.1},
+        {"drift_psi:size": 0.5, "drift_psi:sharpness": 2},
+        {"drift_psi:": 9, "drift_psi": 9, "requests:size": 9},
+    ]
+    series = series_of([], work, seconds=60, num_hosts=1)
+    assert {(one.name, one.part): one.values for one in series} == {
+        ("DriftPsi", ("Figure", "size")): (0.3, 0.5),
+        ("DriftKs", ("Figure", "size")): (0.1,),
+        ("DriftPsi", ("Figure", "sharpness")): (2,),
+    }

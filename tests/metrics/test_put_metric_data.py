@@ -16,7 +16,7 @@ import pytest
 
 import emf_validator
 import nvml
-from metrics.catalogue import Series
+from metrics.catalogue import Part, Series
 from metrics.cloudwatch import NAMESPACE, Identity
 from metrics.put_metric_data import PERIODS_THAT_WAIT, PutMetricData, calls
 from running_agent import Agent, wait_until
@@ -25,7 +25,10 @@ Start = Callable[..., Agent]
 HOST = {"Project": "normals", "JobName": "job=1", "Host": "algo-1"}
 FLEET = {"Project": "normals", "Phase": "training"}
 IDENTITY = Identity("training", HOST)
-PERIOD = [Series("GpuUtilization", (50, 50, 70), gpu=0), Series("GpuUtilization", (10,), gpu=1)]
+PERIOD = [
+    Series("GpuUtilization", (50, 50, 70), Part.of_gpu(0)),
+    Series("GpuUtilization", (10,), Part.of_gpu(1)),
+]
 
 
 def ask(cloudwatch: Any, metric: str, dimensions: Mapping[str, str]) -> dict[str, float]:
@@ -85,7 +88,7 @@ def test_cloudwatch_gives_the_drivers_values_back(
 
 
 def test_calls_stay_within_cloudwatchs_limits() -> None:
-    many = [Series("GpuPowerWatts", tuple(range(1000)), gpu) for gpu in range(100)]
+    many = [Series("GpuPowerWatts", tuple(range(1000)), Part.of_gpu(gpu)) for gpu in range(100)]
     made = list(calls(many, 1_700_000_000_000, IDENTITY))
     assert all(len(call["MetricData"]) <= 1000 for call in made)
     assert all(len(json.dumps(call)) < 1_000_000 for call in made)

@@ -78,5 +78,9 @@ def test_a_reference_is_needed_a_right_one_and_a_large_one(caplog):
     caplog.set_level("INFO")
     assert open_watch(model([1.0], [3, 4])) is None
     assert "measured on 7 inputs, 200 are needed" in caplog.text
+    for name in ("", "too:much", "größe", "x" * 65):
+        histogram = {"edges": [1.0], "counts": [100, 100]}
+        with pytest.raises(ValueError, match="a name is at most 64 of"):
+            open_watch(SimpleNamespace(reference={name: histogram}, describe=len))
     with pytest.raises(ValueError, match="rising edges"):
         open_watch(model([2.0, 1.0], [100, 100, 100]))
