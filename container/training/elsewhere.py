@@ -31,6 +31,7 @@ S3_ERRORS = (Boto3Error, BotoCoreError, ClientError, OSError)
 def main() -> int:
     """The exit code: that of `train`, or 1 when S3 gave nothing or took nothing."""
     logs.configure()
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # else it tells where it found credentials
     # Process 1 of a container loses a signal it has no handler for; `run` puts another in its place.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     tree = read_tree()

@@ -1,0 +1,114 @@
+"""The training image outside SageMaker: the README's AWS Batch job, on one node and on two, with moto as S3."""
+
+import json
+import re
+import uuid
+from pathlib import Path
+
+import boto3
+import pytest
+import requests
+from moto.server import ThreadedMotoServer
+
+from surface_normals.training.synthetic.dataset import write_dataset
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+[PROPERTIES] = re.findall(r"AWS Batch, in `containerProperties`.*?```json\n(.*?)```", README, re.DOTALL)
+SMALL = {"size": "tiny", "epochs": 2, "batch_size": 2, "crop_height": 64, "crop_width": 64, "workers": 0}
+BUCKET = "my-bucket"
+
+
+@pytest.fixture
+def network(engine):
+    network = engine.networks.create(f"batch-{uuid.uuid4().hex[:8]}")
+    network.reload()
+    yield network
+    network.reload()
+    for container in network.containers:
+        network.disconnect(container, force=True)
+    network.remove()
+
+
+@pytest.fixture
+def s3(tmp_path):
+    """A client of an S3 that containers reach too, with the README's bucket and its pictures."""
+    server = ThreadedMotoServer(ip_address="0.0.0.0", port=0)
+    server.start()
+    port = server.get_host_and_port()[1]
+    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **keys)
+    client.port = port
+    client.create_bucket(Bucket=BUCKET)
+    for _ in write_dataset(tmp_path / "train", count=5, width=64, height=64, seed=1):
+        pass
+    for path in (tmp_path / "train").rglob("*"):
+        if path.is_file():
+            client.upload_file(str(path), BUCKET, f"normals/train/{path.relative_to(tmp_path / 'train')}")
+    yield client
+    requests.post(
+        f"http://127.0.0.1:{port}/moto-api/reset", timeout=10
+    )  # else the next test goes on from here
+    server.stop()
+
+
+@pytest.fixture
+def node(containers, network, s3, train_image):
+    """`start(**variables)`: a container with exactly what the README's job definition gives it."""
+    job = json.loads(PROPERTIES)
+    gateway = network.attrs["IPAM"]["Config"][0]["Gateway"]
+    of_this_test = {
+        "HYPERPARAMETERS": json.dumps(SMALL),
+        "AWS_ENDPOINT_URL": f"http://{gateway}:{s3.port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+    def start(**variables):
+        told = {entry["name"]: entry["value"] for entry in job["environment"]}
+        assert told.keys() >= {"S3_CHANNELS", "S3_OUTPUT", "S3_CHECKPOINTS", "STOP_GRACE_SECONDS"}
+        return containers.start(
+            train_image,
+            job["command"],
+            network=network.name,
+            shm_size=f"{job['linuxParameters']['sharedMemorySize']}m",
+            environment={**told, **of_this_test, **variables},
+        )
+
+    return start
+
+
+def stored(s3):
+    return {item["Key"] for item in s3.list_objects_v2(Bucket=BUCKET)["Contents"]}
+
+
+def test_one_node_fetches_trains_and_sends(node, containers, s3):
+    ended = containers.end_of(node(), 180)
+    assert ended.exit_code == 0, ended.stderr
+    assert "files fetched from s3://my-bucket/normals/train" in ended.stdout + ended.stderr
+    assert stored(s3) >= {
+        f"normals/models/job-1/{name}" for name in ("model/model.safetensors", "model/model.json")
+    }
+    assert any(key.startswith("normals/checkpoints/job-1/") for key in stored(s3))
+
+
+def test_the_nodes_of_a_job_train_together(node, containers, s3):
+    main = node(AWS_BATCH_JOB_NUM_NODES="2", AWS_BATCH_JOB_MAIN_NODE_INDEX="0", AWS_BATCH_JOB_NODE_INDEX="0")
+    main.reload()
+    [connected] = main.attrs["NetworkSettings"]["Networks"].values()
+    other = node(
+        AWS_BATCH_JOB_NUM_NODES="2",
+        AWS_BATCH_JOB_MAIN_NODE_INDEX="0",
+        AWS_BATCH_JOB_NODE_INDEX="1",
+        AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS=connected["IPAddress"],
+    )
+    ended, others_end = containers.end_of(main, 180), containers.end_of(other, 60)
+    assert ended.exit_code == 0, ended.stderr
+    assert others_end.exit_code == 0, others_end.stderr
+    assert "train_loss" in ended.stdout
+    assert "train_loss" not in others_end.stdout
+    model = json.load(s3.get_object(Bucket=BUCKET, Key="normals/models/job-1/model/model.json")["Body"])
+    # Five pictures, two a node: two steps an epoch.
+    assert model["trained"]["step"] == 4
