@@ -12,6 +12,8 @@ MODEL_PACKAGE ?= surface_normals
 CUDA ?= 12
 ## FLAVOR      cpu: a serving image without torch and CUDA, for models trained with export=onnx
 FLAVOR ?=
+## SLIM        1: a serving image without its libraries' symbol tables
+SLIM ?=
 ## BASE_IMAGE  what the images are built on; empty: as the Dockerfiles say
 BASE_IMAGE ?=
 ## BUILD_ARGS  more words for `docker build`, as in --network=host
@@ -36,7 +38,7 @@ INSTALLED := $(VENV)/installed
 RUN := $(VENV)/bin/python
 OPT_ML := $(LOCAL_DIR)/opt/ml
 
-export PROJECT DOCKER MODEL_PACKAGE CUDA FLAVOR BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IMAGE_FILE
+export PROJECT DOCKER MODEL_PACKAGE CUDA FLAVOR SLIM BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IMAGE_FILE
 
 .DEFAULT_GOAL := help
 .PHONY: $(shell sed -nE 's/^([a-z-]+):.*## .*/\1/p' $(firstword $(MAKEFILE_LIST)))

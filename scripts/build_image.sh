@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make build-train`, `make build-serve`: one image from its Dockerfile, as SageMaker can take it.
-# usage: build_image.sh train|serve     (reads PROJECT, DOCKER, CUDA, FLAVOR, BASE_IMAGE, BUILD_ARGS, MODEL_PACKAGE)
+# usage: build_image.sh train|serve     (reads PROJECT, DOCKER, CUDA, FLAVOR, SLIM, BASE_IMAGE, BUILD_ARGS, MODEL_PACKAGE)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 role=$1
@@ -47,6 +47,7 @@ options=(
     --build-arg "SOURCE=$source" --build-arg "REVISION=$revision" --build-arg "CREATED=$created"
     --build-arg "BASE_NAME=$base" --build-arg "CUDA_VERSION=$cuda_version" --build-arg "TORCH_VERSION=$(locked torch)"
 )
+[ "$role" != serve ] || options+=(--build-arg "SLIM=$SLIM")
 [ -z "$BASE_IMAGE" ] || options+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
 # SageMaker's CreateModel refuses OCI manifests and attestations, which buildx makes by default.
 if $DOCKER buildx version >/dev/null 2>&1; then

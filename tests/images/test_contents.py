@@ -111,7 +111,8 @@ def test_the_bill_of_materials_names_every_package(containers, name, shell):
     assert counts == [int(folders), int(debian)]
     licences = {part["name"]: part["licenses"][0]["license"]["name"] for part in parts if "licenses" in part}
     assert "BSD" in licences["torch"]
-    assert "NVIDIA" in licences["nvidia-cudnn-cu12"]
+    [of_cudnn] = [licence for name, licence in licences.items() if name.startswith("nvidia-cudnn-cu")]
+    assert "NVIDIA" in of_cudnn
 
 
 def test_it_is_for_sagemaker_s_processors_and_not_too_large(engine, name, record_property):
@@ -164,7 +165,8 @@ def test_the_program_is_this_checkout_s_and_only_what_the_role_needs(shell, role
 def test_every_module_is_compiled(shell):
     program = (
         "import importlib.util as u, pathlib as p\n"
-        "sources = [*p.Path('/opt').rglob('*.py')]\n"
+        # Others are of a newer Python.
+        "sources = [s for s in p.Path('/opt').rglob('*.py') if not s.name.startswith('py31')]\n"
         "print(len(sources) > 1000, [str(s) for s in sources if not p.Path(u.cache_from_source(s)).exists()])"
     )
 
