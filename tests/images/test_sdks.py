@@ -92,7 +92,21 @@ def pythons(tmp_path_factory):
 
 
 @pytest.fixture
-def run(pythons, sts, make_tree, tmp_path, train_image, serve_image):
+def nothing_left(engine):
+    """The SDKs leave the containers that they started."""
+
+    def of_compose():
+        return engine.containers.list(all=True, filters={"label": "com.docker.compose.service"})
+
+    before = {container.id for container in of_compose()}
+    yield
+    for container in of_compose():
+        if container.id not in before:
+            container.remove(force=True, v=True)
+
+
+@pytest.fixture
+def run(nothing_left, pythons, sts, make_tree, tmp_path, train_image, serve_image):
     """Run a program in a folder of its own; what it printed."""
     tree = make_tree()
     tree.add_pictures("train", 4)
