@@ -12,6 +12,7 @@ import os
 import re
 import statistics
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,7 +23,11 @@ import requests
 from docker.errors import DockerException, ImageNotFound
 from PIL import Image
 
-from engine import NoEngine, connect
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "container"))
+
+from engine import NoEngine, connect  # noqa: E402
+from serving_benchmark.workload import make_model  # noqa: E402
 
 DEADLINE_SECONDS = 300
 POLL_SECONDS = 0.02
@@ -34,17 +39,23 @@ WITHOUT_COMPILED = {"PYTHONPYCACHEPREFIX": "/nowhere"}
 def main() -> None:
     parser = argparse.ArgumentParser(description="How long the serving image takes to its first answer.")
     parser.add_argument("image")
-    parser.add_argument("model", type=Path, help="folder of a trained model")
+    parser.add_argument(
+        "model", type=Path, nargs="?", help="folder of a trained model; without it, an untrained network S"
+    )
     parser.add_argument("--docker", default="docker", help="the client whose context names the engine")
     parser.add_argument("--rounds", type=int, default=3, help="starts of each kind; the median counts")
     parser.add_argument("--cold", action="store_true", help="also with an empty page cache; privileged")
     options = parser.parse_args()
-    if not options.model.is_dir() or not any(options.model.iterdir()):
+    if options.model and (not options.model.is_dir() or not any(options.model.iterdir())):
         sys.exit(f"bench-start: no model in {options.model}: run `make train-local` first")
     try:
         engine = connect(options.docker)
         engine.images.get(options.image)
-        measure(engine, options)
+        with tempfile.TemporaryDirectory() as folder:
+            if not options.model:
+                options.model = Path(folder) / "model"
+                make_model(options.model, "S")
+            measure(engine, options)
     except ImageNotFound:
         sys.exit(f"bench-start: no image {options.image} on this machine: run `make build-serve` first")
     except (NoEngine, DockerException) as error:

@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import boto3
+import botocore.session
 import pytest
+from botocore.validate import ParamValidator
 from moto.server import ThreadedMotoServer
 
 from training.elsewhere import resources
@@ -158,3 +161,21 @@ def test_the_environment_sorts_the_main_node_first(tmp_path):
     (config / "resourceconfig.json").write_text(json.dumps({"current_host": "node-11", "hosts": hosts}))
     environment = read_environment({"SAGEMAKER_BASE_DIR": str(tmp_path)})
     assert (environment.hosts[0], environment.host_rank) == ("10.0.0.7", 11)
+
+
+@pytest.mark.parametrize("service", ["batch", "ecs"])
+def test_aws_takes_the_job_of_the_readme(service):
+    text = (ROOT / "README.md").read_text()
+    [properties] = re.findall(r"AWS Batch, in `containerProperties`.*?```json\n(.*?)```", text, re.DOTALL)
+    job = json.loads(properties)
+    if service == "batch":
+        operation = "RegisterJobDefinition"
+        told = {"jobDefinitionName": "train", "type": "container", "containerProperties": job}
+    else:
+        operation = "RegisterTaskDefinition"
+        gpus = [entry for entry in job["resourceRequirements"] if entry["type"] == "GPU"]
+        own = {"name": "train", "cpu": 8192, "memory": 30000, "stopTimeout": 120}
+        told = {"family": "train", "containerDefinitions": [{**job, **own, "resourceRequirements": gpus}]}
+    model = botocore.session.get_session().get_service_model(service).operation_model(operation)
+    report = ParamValidator().validate(told, model.input_shape)
+    assert not report.has_errors(), report.generate_report()
