@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +120,25 @@ def containers(engine):
 def module_containers(engine):
     with removed(Containers(engine)) as containers:
         yield containers
+
+
+@pytest.fixture
+def make_network(engine):
+    """A network for several containers; from an `internal` one nothing else can be reached."""
+    made = []
+
+    def make(*, internal):
+        network = engine.networks.create(f"hosts-{uuid.uuid4().hex[:8]}", internal=internal)
+        network.reload()
+        made.append(network)
+        return network
+
+    yield make
+    for network in made:
+        network.reload()
+        for container in network.containers:
+            network.disconnect(container, force=True)
+        network.remove()
 
 
 @pytest.fixture(scope="session")

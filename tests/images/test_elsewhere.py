@@ -2,7 +2,6 @@
 
 import json
 import re
-import uuid
 from pathlib import Path
 
 import boto3
@@ -21,14 +20,8 @@ BUCKET = "my-bucket"
 
 
 @pytest.fixture
-def network(engine):
-    network = engine.networks.create(f"batch-{uuid.uuid4().hex[:8]}")
-    network.reload()
-    yield network
-    network.reload()
-    for container in network.containers:
-        network.disconnect(container, force=True)
-    network.remove()
+def network(make_network):
+    return make_network(internal=False)  # S3 is on this machine
 
 
 @pytest.fixture

@@ -15,13 +15,8 @@ HYPERPARAMETERS = {
 
 
 @pytest.fixture
-def network(engine):
-    network = engine.networks.create(f"hosts-{uuid.uuid4().hex[:8]}", internal=True)
-    yield network
-    network.reload()
-    for container in network.containers:
-        network.disconnect(container, force=True)
-    network.remove()
+def network(make_network):
+    return make_network(internal=True)
 
 
 @pytest.fixture
