@@ -26,7 +26,7 @@ def describe(
     brightness, contrast    mean and standard deviation of the luma, 0 to 1
     saturation              mean of (max - min) / max over red, green and blue, 0 to 1
     sharpness               mean difference of green from the next pixel, divided by that from the one 8 pixels on:
-                            blur lowers it, darkness does not; 0 where all is alike
+                            blur lowers it, darkness does not; 0 where all is alike or at most 8 wide
     normal_...              means over the picture, -1 to 1
     """
     height, width = picture.shape[:2]
@@ -34,13 +34,13 @@ def describe(
     colours = picture[::step, ::step].astype(np.float32) / 255
     luma, brightest = colours @ LUMA, colours.max(axis=2)
     rows = picture[::step, :, 1].astype(np.int16)
-    far = np.abs(rows[:, FAR:] - rows[:, :-FAR]).mean()
+    far = np.abs(rows[:, FAR:] - rows[:, :-FAR])
     right, down, forward = normals[::step, ::step].mean(axis=(0, 1), dtype=np.float64)
     values = (
         luma.mean(),
         luma.std(),
         ((brightest - colours.min(axis=2)) / np.maximum(brightest, 1 / 255)).mean(),
-        np.abs(np.diff(rows, axis=1)).mean() / far if far else 0.0,
+        np.abs(np.diff(rows, axis=1)).mean() / far.mean() if far.any() else 0.0,
         max(height, width),
         right,
         down,

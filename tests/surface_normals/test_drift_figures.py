@@ -93,6 +93,16 @@ def test_the_figures_of_a_picture_made_by_hand():
     )
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(1, 1), (3, 8), (300, 1), (1, 9)])
+def test_the_narrowest_pictures_have_figures(shape):
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    figures = describe(noise, np.ones((*shape, 3), np.float32), np.ones(shape, np.float32))
+    assert figures.keys() == set(FIGURES)
+    assert np.isfinite(list(figures.values())).all()
+    assert (figures["sharpness"] > 0) == (shape[1] > 8)
+
+
 def test_a_value_that_many_share_has_a_bin_for_itself():
     histogram = reference_of([{"size": value} for value in [640] * 90 + [320] * 10])["size"]
     assert sum(histogram["counts"]) == 100
