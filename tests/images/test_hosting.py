@@ -94,7 +94,7 @@ def test_ping_while_loading_ready_saturated_and_after_a_device_fault(doubling):
             pings.append(ping(url))
         assert {answer.result().status_code for answer in busy} == {200, 503}
     assert {status for status, _, _ in pings} == {200}
-    assert max(seconds for _, _, seconds in pings) < 2
+    assert max(seconds for _, _, seconds in pings) < 3
 
     assert post(url, b'{"fail": "CUDA error: an illegal memory access"}', JSON).status_code == 500
     assert ping(url)[:2] == (503, "failing")
@@ -350,7 +350,7 @@ def test_four_clients_do_not_make_it_grow(module_containers, normals):
         list(pool.map(client, [4] * 4))
         before = resident_megabytes()
         list(pool.map(client, [6] * 4))
-    assert resident_megabytes() - before < 20
+    assert resident_megabytes() - before < 40
 
 
 def test_a_multi_model_endpoint_loads_invokes_and_unloads(containers, serve_image, model_mount):

@@ -1,5 +1,6 @@
 """Large pictures in tiles: the same answer as whole, in less memory."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -99,8 +100,10 @@ for run in (lambda: run_in_tiles(engine.network, picture[0], engine.device, core
 @pytest.mark.slow
 def test_tiles_need_a_fraction_of_the_memory():
     code = PEAKS.format(container=str(Path(__file__).resolve().parents[2] / "container"))
+    # glibc keeps more or less of what is free, as it happens; so it gives every large block back at once.
+    frugal = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=True, env=frugal
     )
     tiled, whole = map(int, done.stdout.split())
-    assert tiled < whole / 2  # 0.3 to 0.4 here; the allocator keeps more or less of what is free
+    assert tiled < whole / 3
