@@ -9,6 +9,7 @@ import random
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import boto3
@@ -83,6 +84,10 @@ class PutMetricData:
 
     def _run(self) -> None:
         client, failures = None, 0
+        # Made before it is needed: that takes a second, and the last period may have no more. What
+        # fails here is met again, and counted, with a period.
+        with suppress(BotoCoreError, Boto3Error, OSError, ValueError):
+            client = self._connect()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
@@ -91,7 +96,7 @@ class PutMetricData:
                 period = self._waiting[0]
             try:
                 # A client is made anew after a failure: credentials may have come by then.
-                client = client or boto3.client("cloudwatch", region_name=self._region, config=CONFIG)
+                client = client or self._connect()
                 for call in calls(*period, self._identity):
                     client.put_metric_data(**call)
             except (BotoCoreError, Boto3Error, ClientError, OSError, ValueError) as error:
@@ -103,6 +108,9 @@ class PutMetricData:
                 with self._changed:
                     if self._waiting and self._waiting[0] is period:
                         self._waiting.popleft()
+
+    def _connect(self) -> Any:
+        return boto3.client("cloudwatch", region_name=self._region, config=CONFIG)
 
     def _give_up_after(self, failures: int, error: Exception) -> bool:
         """Say the first failure, wait longer after each, and fall back for good after the last."""

@@ -30,8 +30,8 @@ class Health:
     def loading_done(self) -> None:
         """The model is on its device and warm."""
         with self._lock:
-            self.loaded = True
             self._share()
+            self.loaded = True
 
     def drain(self) -> None:
         """SIGTERM has come."""
@@ -74,14 +74,13 @@ class Health:
 
     def report(self) -> tuple[bool, Mapping[str, Any]]:
         """Whether the server is healthy, and the JSON that says so."""
-        ready = len(list(self._run_directory.glob("*.ready")))
         if self.draining:
             state, reason = "draining", None
         elif not self.loaded:
             state, reason = "loading", None
         elif self._reason is not None:
             state, reason = "failing", self._reason[:500]
-        elif ready < self._workers:
+        elif (ready := len(list(self._run_directory.glob("*.ready")))) < self._workers:
             state, reason = "waiting", f"{ready} of {self._workers} workers are ready"
         else:
             state, reason = "ready", None

@@ -21,6 +21,8 @@ MIN_SIDE = 16
 MAX_PIXELS = 25_000_000
 """Larger pictures are refused before they are decoded: a few kilobytes can claim gigapixels.
 25 million covers a 6000x4000 camera and needs some gigabytes of memory to predict at once."""
+MAX_TILED_PIXELS = 50_000_000
+"""The same where large ones are predicted in tiles: covers an 8000x6000 camera, whose normals alone are 0.6 GB."""
 
 PICTURE_FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 NPY = "application/x-npy"

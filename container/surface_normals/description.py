@@ -23,6 +23,14 @@ CONVENTIONS: dict[str, Any] = {
 """What the network's code takes for granted; a model that states others is refused."""
 
 
+def can_tile(encoder: str) -> bool:
+    """Whether a network with this encoder can be told all figures of a picture of which it sees a tile.
+
+    Attention and squeeze-excitation have others than tiling.py knows.
+    """
+    return encoder.startswith(("plain", "resnet", "convnext"))
+
+
 def read_description(model_dir: Path) -> dict[str, Any]:
     """What model.json says. Raises ValueError when it or the weights are missing, or it is not of this format."""
     path = model_dir / DESCRIPTION
@@ -33,6 +41,8 @@ def read_description(model_dir: Path) -> dict[str, Any]:
         description: dict[str, Any] = json.loads(path.read_text())
         if description["format"] != FORMAT:
             raise ValueError(f"format {description['format']!r}; this version reads format {FORMAT}")
+        if not isinstance(description["architecture"]["encoder"], str):
+            raise ValueError("its architecture names no encoder")
         for name, value in CONVENTIONS.items():
             if description[name] != value:
                 raise ValueError(f"{name} {description[name]!r}; this version has {value!r}")

@@ -1,41 +1,54 @@
 """One of predict's engines, `onnx`: the exported network in ONNX Runtime, on the CPU. Needs no torch.
 
 Training writes `model.onnx` (hyperparameter `export`) and, in export.json, which weights it was made of.
+Only a picture that is too large for the memory is left to torch, where it is installed: the program cannot
+be told the figures of a picture of which it sees a tile.
 """
 
 import hashlib
 import json
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from surface_normals.codecs import MAX_PIXELS
-from surface_normals.description import WEIGHTS, read_description
+from surface_normals.codecs import MAX_PIXELS, MAX_TILED_PIXELS
+from surface_normals.description import WEIGHTS, can_tile, read_description
+
+if TYPE_CHECKING:
+    from surface_normals.torch_engine import TorchEngine
 
 PROGRAM, FACTS = "model.onnx", "export.json"
+
+_log = logging.getLogger(__name__)
 
 
 class OnnxEngine:
     """The network of `model_dir`, computed by `threads` threads; None: one for each core.
 
     All threads work on a picture that is alone. Of several, each thread takes one at a time: threads
-    that need not wait for each other after every layer are faster, and stay so on a busy host.
+    that need not wait for each other after every layer are faster, and stay so on a busy host. A picture of
+    more than `whole_pixels` goes through torch, in tiles; where that cannot be, none is taken.
 
     Raises ValueError when the folder has no model.onnx that was made of its weights.
     """
 
-    max_pixels = MAX_PIXELS
-
-    def __init__(self, model_dir: Path, threads: int | None = None) -> None:
-        read_description(model_dir)  # its conventions are the network's own
+    def __init__(
+        self, model_dir: Path, threads: int | None = None, *, whole_pixels: int = MAX_PIXELS
+    ) -> None:
+        description = read_description(model_dir)  # its conventions are the network's own
         self.stride = checked_stride(model_dir)
-        threads = threads or len(os.sched_getaffinity(0))
+        self._model_dir = model_dir
+        self._whole_pixels = whole_pixels
+        has_tiles = find_spec("torch") is not None and can_tile(description["architecture"]["encoder"])
+        self.max_pixels = MAX_TILED_PIXELS if has_tiles else MAX_PIXELS
+        self._threads = threads = threads or len(os.sched_getaffinity(0))
         self._for_one = _session(model_dir / PROGRAM, threads)
         self._for_each = self._for_one if threads == 1 else _session(model_dir / PROGRAM, 1)
         self._pool = ThreadPoolExecutor(threads, "onnx")
@@ -43,11 +56,21 @@ class OnnxEngine:
     def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Pictures (B, H, W, 3), H and W multiples of `stride`, to normals (B, H, W, 3) and expected errors
         (B, H, W) in degrees."""
+        if pictures[0, :, :, 0].size > self._whole_pixels:
+            return self._in_tiles.run(pictures)
         if len(pictures) == 1:
             return _run(self._for_one, pictures)
         each = self._pool.map(partial(_run, self._for_each), np.split(pictures, len(pictures)))
         normals, errors = zip(*each, strict=True)
         return np.concatenate(normals), np.concatenate(errors)
+
+    @cached_property
+    def _in_tiles(self) -> "TorchEngine":
+        """The same network in torch, from the first large picture on."""
+        from surface_normals.torch_engine import load_engine  # seconds and memory that few pictures need
+
+        _log.info("a picture of more than %d pixels: torch predicts such, in tiles", self._whole_pixels)
+        return load_engine(self._model_dir, self._threads, device="cpu", whole_pixels=self._whole_pixels)
 
 
 def _session(program: Path, threads: int) -> Any:

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from surface_normals.network import SurfaceNormalNetwork, expected_error_degrees
 
-MAX_TILED_PIXELS = 50_000_000
-"""Covers an 8000x6000 camera, whose normal map alone is 0.8 GB."""
 CORE = 1536
 """Side of what a tile contributes, a multiple of every network's stride."""
 MARGIN = 256
@@ -92,11 +90,6 @@ def run_in_tiles(
             normals[tile.core] = found[0, :, rows, columns].permute(1, 2, 0).cpu().numpy()
             errors[tile.core] = expected_error_degrees(concentration[0, 0, rows, columns]).cpu().numpy()
     return normals, errors
-
-
-def can_tile(network: SurfaceNormalNetwork) -> bool:
-    """Whether all figures of the whole picture are known here: attention and squeeze-excitation have others."""
-    return network.shape.encoder.startswith(("plain", "resnet", "convnext"))
 
 
 def _core_of(tile: Tile, x: Tensor) -> tuple[slice, slice]:

@@ -75,7 +75,7 @@ def test_cloudwatch_gives_the_drivers_values_back(
         environ=environ,
     )
     wait_until(snapshot.exists)
-    time.sleep(1)
+    time.sleep(3)
     assert agent.finish() == 0
     assert (agent.lines() == []) == (sink == "putmetricdata")
     extract(cloudwatch, agent.lines())

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from surface_normals.codecs import MAX_PIXELS
+from surface_normals.codecs import MAX_PIXELS, MAX_TILED_PIXELS
 from surface_normals.network import Shape, SurfaceNormalNetwork
-from surface_normals.tiling import MAX_TILED_PIXELS, run_in_tiles, tiles_of
+from surface_normals.onnx_engine import OnnxEngine
+from surface_normals.tiling import run_in_tiles, tiles_of
 from surface_normals.torch_engine import TorchEngine
 from surface_normals.training.evaluation import angular_error_degrees
 
@@ -64,6 +65,21 @@ def test_the_engine_tiles_what_is_larger_than_it_takes_whole():
     assert angular_error_degrees(normals, expected).max() < 0.1
     assert errors == pytest.approx(expected_errors, abs=0.1)
     assert engine.max_pixels == MAX_TILED_PIXELS >= 8000 * 6000
+
+
+def test_onnx_leaves_what_is_larger_to_torch(exported_model, caplog):
+    caplog.set_level("INFO")
+    pictures = scene(112, 96)[None]
+    engine = OnnxEngine(exported_model, whole_pixels=10_000)
+    assert engine.max_pixels == MAX_TILED_PIXELS
+    engine.run(pictures[:, :64])
+    assert not caplog.messages
+    normals, errors = engine.run(pictures)
+    (line,) = caplog.messages
+    assert "torch predicts such, in tiles" in line
+    expected, expected_errors = OnnxEngine(exported_model).run(pictures)
+    assert angular_error_degrees(normals, expected).max() < 0.1
+    assert errors == pytest.approx(expected_errors, abs=0.1)
 
 
 def test_a_network_that_looks_at_everything_by_other_means_is_never_tiled():
