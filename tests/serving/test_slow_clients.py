@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import signal
 import socket
 import time
@@ -41,6 +42,50 @@ def test_two_hundred_that_go_no_further_stop_nobody(start_server, request_bytes,
             assert time.monotonic() - sent < 10
         clients[-1].sendall(request_bytes[sent_bytes:])
         assert answer_of(clients[-1]) == (200, b"[2.0]")
+
+
+def test_ping_needs_no_thread(start_server):
+    """All threads wait for the rest of bodies that nobody sends."""
+    server = start_server(MAX_QUEUE=1)
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(connect(server)).sendall(LARGE[:100_000])
+        held = stack.enter_context(connect(server))
+        held.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        held.settimeout(1)
+        with pytest.raises(TimeoutError):
+            held.recv(1)
+        for path in ("/ping", "/healthz"):
+            client = stack.enter_context(
+                contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=2))
+            )
+            for _ in range(3):
+                client.request("GET", path)
+                answer = client.getresponse()
+                assert (answer.status, "state" in json.loads(answer.read())) == (200, True)
+        with pytest.raises(TimeoutError):
+            held.recv(1)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /ping HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n[1",
+        b"GET /ping HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n" * 3000,
+    ],
+    ids=["a body without its end", "no chunk", "many whose answers nobody reads"],
+)
+def test_a_client_that_pings_and_leaves_it_at_that_stops_nobody(start_server, request_bytes):
+    server = start_server()
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(connect(server)).sendall(request_bytes)
+        for _ in range(3):
+            sent = time.monotonic()
+            assert server.ping()[0] == 200
+            assert server.invoke([1]).json() == [2]
+            assert time.monotonic() - sent < 5
 
 
 def test_a_request_may_come_byte_by_byte(shared_server):
