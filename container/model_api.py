@@ -48,7 +48,8 @@ class Train(Protocol):
 
     `channels` maps a channel's name to its folder. `report(name, value, step)` publishes one
     number. `checkpoint_dir` holds what an earlier run of the same job left; the function resumes
-    from it. Both ends of every file are the function's: written under a temporary name, renamed.
+    from it. Both ends of every file are the function's: written under a temporary name that begins with a
+    dot, renamed. A stop that ends it by force is a success where files stand in `model_dir`.
     """
 
     def __call__(

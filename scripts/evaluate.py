@@ -22,6 +22,8 @@ from surface_normals.training.dataset import PictureDataset
 from surface_normals.training.evaluation import Evaluation, evaluate
 
 ARCHIVE = "model.tar.gz"
+WORKERS = 2
+"""Processes that read pictures."""
 
 
 def main() -> None:
@@ -35,7 +37,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as unpacked:
             engine = load_engine(folder_of(arguments.model, Path(unpacked)))
-            evaluation = evaluate(engine, PictureDataset("data", arguments.data))
+            evaluation = evaluate(engine, PictureDataset("data", arguments.data), workers=WORKERS)
     except (OSError, ValueError, tarfile.TarError) as error:
         sys.exit(f"evaluate: {arguments.model}: {' '.join(str(error).split())}")
     assert evaluation is not None, "nobody stops it"

@@ -6,6 +6,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from surface_normals.network import Shape, SurfaceNormalNetwork
 
 
 def save_artifact(model_dir: Path, network: SurfaceNormalNetwork, facts: dict[str, Any]) -> None:
-    """Write both files, each under a temporary name first. `facts` (sizes, metrics, versions, ...) are added
-    to the description."""
+    """Write both files or none. `facts` (sizes, metrics, versions, ...) are added to the description."""
     description = {"format": FORMAT, "architecture": asdict(network.shape), **CONVENTIONS, **facts}
     weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-    write_atomically(model_dir / WEIGHTS, save(weights))
-    write_atomically(model_dir / DESCRIPTION, json.dumps(description, indent=2).encode())
+    write_together(
+        {
+            model_dir / WEIGHTS: save(weights),
+            model_dir / DESCRIPTION: json.dumps(description, indent=2).encode(),
+        }
+    )
 
 
 def load_artifact(model_dir: Path) -> tuple[SurfaceNormalNetwork, dict[str, Any]]:
@@ -58,10 +62,25 @@ def _read_shape(architecture: dict[str, Any]) -> Shape:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write to a hidden temporary name beside `path`, flush to the disk, rename."""
-    temporary = path.with_name(f".{path.name}.partial")  # one name, so that a kill leaves at most one behind
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Write to a hidden temporary name beside `path`, flush to the disk, rename; when that fails, leave nothing."""
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """The same for files that need one another: none has its name before all are on the disk."""
+    try:
+        for path, data in files.items():
+            with partial_of(path).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in files:
+            partial_of(path).replace(path)
+    finally:
+        for path in files:
+            partial_of(path).unlink(missing_ok=True)
+
+
+def partial_of(path: Path) -> Path:
+    """The temporary name: always the same, so that a kill leaves at most one behind."""
+    return path.with_name(f".{path.name}.partial")

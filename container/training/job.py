@@ -113,17 +113,27 @@ def train(tree: Tree, stop: StopSignals) -> None:
         )
     try:
         status = run_rank(environment, stop)
+        if stop.requested and status == -signal.SIGTERM:  # the model took the signal's handler away
+            raise Stopped(f"by {stop.name}, which ended training")
+    except Stopped as stopped:
+        if not _has_model(tree):
+            raise Stopped(f"{stopped}, before a model was written") from stopped
+        logger.warning("stopped %s, after a model was written", stopped)
+        return
     finally:
         if agent is not None:
             agent.stop()
-    if stop.requested and status == -signal.SIGTERM:  # the model took the signal's handler away
-        raise Stopped(f"by {stop.name}, which ended training before a model was written")
     if status != 0:
         raise RankFailed(status)
-    if environment.host_rank == 0 and not any(path.is_file() for path in tree.model_dir.rglob("*")):
+    if environment.host_rank == 0 and not _has_model(tree):
         if stop.requested:
             raise Stopped(f"by {stop.name}, and the model's train() wrote nothing to {tree.model_dir}")
         raise RuntimeError(f"the model's train() returned and wrote nothing to {tree.model_dir}")
+
+
+def _has_model(tree: Tree) -> bool:
+    """Whether the model's files stand there; while they are written they have hidden names."""
+    return any(path.is_file() and not path.name.startswith(".") for path in tree.model_dir.rglob("*"))
 
 
 def summary_name(environment: Environment) -> str:

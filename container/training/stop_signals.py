@@ -28,7 +28,7 @@ def end_with_parent() -> None:
 
 
 class Stopped(BaseException):
-    """The job was asked to stop and ends without a usable model."""
+    """The job was asked to stop, and its training is ended or never began."""
 
 
 class StopSignals:
@@ -74,4 +74,4 @@ class StopSignals:
             self._requested_at = now
         elif now - self._requested_at > ONE_REQUEST_SECONDS and not self._ended:
             self._ended = True
-            raise Stopped(f"by a second signal ({signal.Signals(number).name}) before a model was written")
+            raise Stopped(f"by a second signal ({signal.Signals(number).name})")

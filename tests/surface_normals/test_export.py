@@ -2,6 +2,7 @@
 
 import json
 import logging
+import resource
 
 import numpy as np
 import pytest
@@ -49,12 +50,76 @@ def test_a_file_that_is_not_the_network_is_not_written_and_costs_nothing_else(tm
     caplog.set_level(logging.ERROR)
     save_artifact(tmp_path, SurfaceNormalNetwork(SHAPE), {})
     export("torch", tmp_path, parity_degrees=0.0)  # nothing can be closer than that
-    assert "could not be exported as model.pt2" in caplog.text
+    assert "not exported as model.pt2" in caplog.text
     assert (
         "degrees from the network"
         in json.loads((tmp_path / "export.json").read_text())["model.pt2"]["failed"]
     )
     assert not (tmp_path / "model.pt2").exists()
+    load_artifact(tmp_path)
+
+
+FAKE = """
+import os, pathlib, signal, time
+model_dir = pathlib.Path({model_dir!r})
+(model_dir / ".model.onnx.partial").write_bytes(b"half of it")
+{last_words}
+"""
+
+
+@pytest.fixture
+def failing_torch(tmp_path, monkeypatch):
+    """Have the exporter's process find another `torch`, which leaves half a file and then does as it is told."""
+
+    def prepare(last_words):
+        (tmp_path / "fakes").mkdir()
+        code = FAKE.format(model_dir=str(tmp_path / "model"), last_words=last_words)
+        (tmp_path / "fakes" / "torch.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fakes"))
+        (tmp_path / "model").mkdir()
+        save_artifact(tmp_path / "model", SurfaceNormalNetwork(SHAPE), {})
+        return tmp_path / "model"
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    ("last_words", "cause"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "ended by SIGKILL"),
+        ("os._exit(0)", "said nothing of it"),
+        ("raise OSError(28, 'No space left on device')", "No space left on device"),
+        ("time.sleep(100)", "not done within 3 s"),
+        ("(model_dir / 'asked').touch(); time.sleep(100)", "the job was stopped"),
+    ],
+)
+def test_whatever_becomes_of_the_exporter_the_model_stays(failing_torch, last_words, cause):
+    model_dir = failing_torch(last_words)
+    never_ends = last_words.startswith("time.sleep")
+    limit_seconds = 3 if never_ends else 100
+    export("onnx", model_dir, (model_dir / "asked").exists, limit_seconds=limit_seconds)
+    (model_dir / "asked").unlink(missing_ok=True)
+    written = json.loads((model_dir / "export.json").read_text())
+    assert cause in written["model.onnx"]["failed"]
+    assert sorted(path.name for path in model_dir.iterdir()) == [
+        "export.json",
+        "model.json",
+        "model.safetensors",
+    ]
+    load_artifact(model_dir)
+
+
+def test_a_disk_that_is_full_costs_the_export_only(tmp_path, caplog):
+    save_artifact(tmp_path, SurfaceNormalNetwork(SHAPE), {})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))  # as a full disk does, it cuts files off
+    try:
+        export("torch", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "not exported as model.pt2" in caplog.text
+    assert "export.json is not written" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
     load_artifact(tmp_path)
 
 

@@ -105,15 +105,112 @@ def test_a_network_in_parts_is_saved_resumed_measured_and_shipped_whole(tmp_path
     assert all(parameter.isfinite().all() for parameter in network.parameters())
 
 
-def test_stopped_it_leaves_a_checkpoint_and_a_model(tmp_path, pictures):
-    base = prepare(tmp_path / "ml", pictures, epochs="10000", checkpoint_minutes="60")
+@pytest.fixture(scope="module")
+def large_pictures(tmp_path_factory):
+    """Twelve names of one picture so large that reading or measuring them takes seconds."""
+    folder = tmp_path_factory.mktemp("large")
+    for _ in write_dataset(folder, count=1, width=1600, height=1200, seed=3, kind="objects"):
+        pass
+    for kind in ("images", "normals"):
+        (first,) = (folder / kind).iterdir()
+        for index in range(1, 12):
+            (folder / kind / f"{index:06d}{first.suffix}").hardlink_to(first)
+    return folder
+
+
+TWO_PROCESSES = {"PROCESSES_PER_HOST": "2", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+
+
+def stop(base, process):
+    """The exit code, and the step of the model that was left; None where there is none."""
+    process.send_signal(signal.SIGTERM)
+    code = process.wait(timeout=100)  # the grace
+    files = sorted(path.name for path in (base / "model").iterdir())
+    assert (base / "output/failure").exists() == (code != 0), log_of(base)
+    if code:
+        assert files == []
+        return code, None
+    assert files == ["model.json", "model.safetensors"]
+    load_artifact(base / "model")
+    return code, json.loads((base / "model/model.json").read_text())["trained"]["step"]
+
+
+def newest(base):
+    """The last step of which there is a checkpoint."""
+    return max((int(path.stem[5:]) for path in (base / "checkpoints").glob("*.safetensors")), default=None)
+
+
+def goes_on(base, step, **variables):
+    """Whether another attempt takes up the training after `step`."""
+    since = len(log_of(base))
+    process = start(base, **variables)
+    wait_for(base, f"resumed from the checkpoint of step {step}" if step else "starting at step 0", since)
+    process.kill()
+    process.wait()
+
+
+def test_stopped_while_it_imports_there_is_no_model(tmp_path, pictures):
+    base = prepare(tmp_path / "ml", pictures)
     process = start(base)
+    wait_for(base, "hyperparameters of surface_normals")  # the rank starts
+    time.sleep(0.3)
+    assert stop(base, process) == (143, None)
+    assert "parameters on" not in log_of(base)
+    goes_on(base, None)
+
+
+def test_stopped_while_it_looks_at_the_pictures_there_is_no_model(tmp_path, large_pictures):
+    base = prepare(tmp_path / "ml", large_pictures)
+    process = start(base)
+    wait_for(base, "looking at 12 of them")
+    assert stop(base, process) == (143, None)
+    assert "parameters on" not in log_of(base)
+
+
+@pytest.mark.parametrize("processes", [{}, TWO_PROCESSES])
+def test_stopped_between_steps_it_leaves_a_checkpoint_and_a_model(tmp_path, pictures, processes):
+    base = prepare(tmp_path / "ml", pictures, epochs="100000", checkpoint_minutes="60")
+    process = start(base, **processes)
     wait_for(base, "train_loss=")
+    code, step = stop(base, process)
+    assert (code, newest(base)) == (0, step)
+    goes_on(base, step, **processes)
+
+
+@pytest.mark.parametrize("processes", [{}, TWO_PROCESSES])
+def test_stopped_while_it_measures_it_leaves_a_checkpoint_and_a_model(
+    tmp_path, pictures, large_pictures, processes
+):
+    base = prepare(tmp_path / "ml", pictures, epochs="100000", checkpoint_minutes="60")
+    shutil.copytree(large_pictures, base / "input/data/validation", copy_function=os.link)
+    process = start(base, **processes)
+    wait_for(base, "train_loss=")  # of the first epoch, after which it measures
+    code, step = stop(base, process)
+    assert (code, newest(base)) == (0, step)
+    assert step == (1 if processes else 2)
+    assert "val_mean_angular_error" not in log_of(base)
+    goes_on(base, step, **processes)
+
+
+def test_stopped_while_it_saves_it_leaves_a_checkpoint_and_a_model(tmp_path, pictures):
+    base = prepare(tmp_path / "ml", pictures, epochs="100000")
+    process = start(base)
+    wait_for(base, "checkpoint of step 3 written")  # one after each step
+    code, step = stop(base, process)
+    assert (code, newest(base)) == (0, step)
+
+
+def test_stopped_while_it_exports_it_leaves_the_finished_model(tmp_path, pictures):
+    base = prepare(tmp_path / "ml", pictures, epochs="1", export="all")
+    process = start(base)
+    wait_for(base, "writing model.pt2")
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=100) == 0
-    step = json.loads((base / "model/model.json").read_text())["trained"]["step"]
-    assert (base / f"checkpoints/step-{step:08d}.safetensors").is_file()
     assert not (base / "output/failure").exists()
+    files = sorted(path.name for path in (base / "model").iterdir())
+    assert files == ["export.json", "model.json", "model.safetensors"]
+    assert (base / "output/data/report.html").is_file()
+    load_artifact(base / "model")
 
 
 def remove_a_normal_map(data):

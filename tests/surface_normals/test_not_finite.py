@@ -14,6 +14,8 @@ from surface_normals.training.synthetic.dataset import write_dataset
 
 # Two steps an epoch, a checkpoint after each epoch.
 CONFIG = Config(size="tiny", crop_height=64, crop_width=64, batch_size=2, workers=0, epochs=3)
+ASKED_BEFORE = 6
+"""Whether to stop, before the first step: for each of the four pictures looked at, after these, before the steps."""
 
 
 class Job:
@@ -25,8 +27,11 @@ class Job:
             (folder / name).mkdir()
 
     def run(self, damaged_after):
-        """Train; after each step of `damaged_after`, counted over the attempts, the memory loses the weights."""
-        steps = 0
+        """Train; after each step of `damaged_after`, counted over the attempts, the memory loses the weights.
+
+        A second attempt's own beginning counts as one.
+        """
+        steps = -ASKED_BEFORE
 
         def should_stop():
             nonlocal steps
@@ -72,7 +77,7 @@ def test_it_goes_on_from_the_last_checkpoint_at_half_the_rate(tmp_path, caplog):
 def test_the_second_time_it_fails_with_the_step_and_the_pictures(tmp_path):
     job = Job(tmp_path / "job")
     with pytest.raises(FloatingPointError) as caught:
-        job.run(damaged_after={3, 5})  # steps 1 to 4, then once more 3
+        job.run(damaged_after={3, 6})  # steps 1 to 4, then from 2 once more 3
     found = re.search(
         r"not finite at step 4, pictures (\d{6}), (\d{6}): lower learning_rate", str(caught.value)
     )

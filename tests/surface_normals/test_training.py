@@ -14,6 +14,8 @@ from surface_normals.training.evaluation import constant_predictions, evaluate_c
 from surface_normals.training.synthetic.dataset import write_dataset
 
 SMALL = Config(size="tiny", crop_height=64, crop_width=64, batch_size=4, workers=0)
+ASKED_BEFORE = 6
+"""Whether to stop, before the first step: for each of the four pictures looked at, after these, before the steps."""
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +34,14 @@ class Job:
         for name in ("model", "output", "checkpoints"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
-    def run(self, config, channels, stop_after_steps=None):
+    def run(self, config, channels, stop_after=None, stop_when=lambda: False):
+        """`stop_after` so many times that it was asked, or at once when `stop_when()`."""
         asked = 0
 
         def should_stop():
             nonlocal asked
             asked += 1
-            return stop_after_steps is not None and asked >= stop_after_steps
+            return stop_when() or (stop_after is not None and asked >= stop_after)
 
         train(
             config,
@@ -93,11 +96,24 @@ def test_a_stopped_and_resumed_job_ends_with_the_same_bits(tmp_path, four_pictur
     config = dataclasses.replace(SMALL, epochs=3, batch_size=2, workers=workers)
     undisturbed, stopped = Job(tmp_path / "undisturbed"), Job(tmp_path / "stopped")
     undisturbed.run(config, {"train": four_pictures})
-    stopped.run(config, {"train": four_pictures}, stop_after_steps=3)
+    stopped.run(config, {"train": four_pictures}, stop_after=ASKED_BEFORE + 3)
     assert json.loads((tmp_path / "stopped/model/model.json").read_text())["trained"]["step"] == 3
     stopped.run(config, {"train": four_pictures})
     for name, tensor in undisturbed.weights.items():
         assert torch.equal(tensor, stopped.weights[name]), name
+
+
+@pytest.mark.parametrize("asked", range(1, ASKED_BEFORE + 1))
+def test_a_stop_before_the_first_step_leaves_no_model_and_the_next_attempt_goes_on(
+    tmp_path, four_pictures, asked
+):
+    job, config = Job(tmp_path), dataclasses.replace(SMALL, epochs=3, batch_size=2)
+    job.run(config, {"train": four_pictures}, stop_after=asked)
+    for name in ("model", "checkpoints"):
+        assert list((tmp_path / name).iterdir()) == []
+    job.run(config, {"train": four_pictures}, stop_after=ASKED_BEFORE + 3)
+    job.run(config, {"train": four_pictures}, stop_after=asked)  # of a resumed job there is a model
+    assert json.loads((tmp_path / "model/model.json").read_text())["trained"]["step"] == 3
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
@@ -108,6 +124,16 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
     newest.write_bytes(newest.read_bytes()[:-7])
     assert load_checkpoint(tmp_path).step == 2
     assert "step-00000003.safetensors is damaged" in caplog.text
+    for step in (4, 5):  # it must not have the place of a whole one
+        save_checkpoint(tmp_path, step, {}, {"x": torch.full((100,), float(step))})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"step-0000000{step}.{ending}" for step in (4, 5) for ending in ("safetensors", "sha256")
+    ]
+    for path in tmp_path.glob("*.safetensors"):
+        path.write_bytes(b"")
+    assert load_checkpoint(tmp_path) is None
+    save_checkpoint(tmp_path, 1, {}, {"x": torch.ones(1)})  # from the beginning
+    assert load_checkpoint(tmp_path).step == 1
     assert load_checkpoint(tmp_path / "nowhere") is None
 
 
@@ -131,8 +157,7 @@ def test_a_checkpoint_of_other_pictures_is_refused(tmp_path, four_pictures):
 def test_a_stop_while_measuring_leaves_the_model(tmp_path, four_pictures):
     job = Job(tmp_path)
     channels = {"train": four_pictures, "validation": four_pictures}
-    # Asked 4 times for the baseline, once after the only step, then in the final measurement.
-    job.run(dataclasses.replace(SMALL, epochs=1), channels, stop_after_steps=7)
+    job.run(dataclasses.replace(SMALL, epochs=1), channels, stop_when=lambda: job.reported)
     assert json.loads((tmp_path / "model/model.json").read_text())["trained"]["step"] == 1
     assert not (tmp_path / "output/metrics.json").exists()
 

@@ -90,7 +90,29 @@ def test_a_model_that_does_not_stop_is_ended_after_the_grace(job, ends):
     ended = job.end(process)
     assert 0.5 <= time.monotonic() - began < 30
     assert ended.code == 143
-    assert job.failure == "Stopped: by SIGTERM; training did not end within 0.5 s"
+    assert job.failure == "Stopped: by SIGTERM; training did not end within 0.5 s, before a model was written"
+    ends(rank)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize(("file", "code"), [("model.json", 0), (".model.json.partial", 143)])
+def test_a_stop_by_force_is_a_success_where_a_model_stands(job, ends, again, file, code):
+    """Its grace ended, or a second signal came, while the model's train() was still busy with what comes after."""
+    body = f"(model_dir / {file!r}).touch(); print(os.getpid(), flush=True); time.sleep(60)"
+    grace = "100" if again else "0.5"
+    process = job.start(
+        "train", STOP_GRACE_SECONDS=grace, **job.package(MODEL.format(at_import="", body=body))
+    )
+    rank = wait_for_number(job)
+    process.terminate()
+    if again:
+        job.wait_for("asked to stop")
+        time.sleep(0.3)
+        process.terminate()
+    ended = job.end(process)
+    assert ended.code == code, ended.err
+    assert job.failure_file.exists() == (code != 0)
+    assert "before a model was written" in ended.err if code else "after a model was written" in ended.err
     ends(rank)
 
 

@@ -27,10 +27,16 @@ STEPS = 2
 """The optimiser has its own memory from the end of the first."""
 
 
-def settle(config: Config, channels: Mapping[str, Path], checkpoint_dir: Path, ranks: Ranks) -> Config:
+def settle(
+    config: Config,
+    channels: Mapping[str, Path],
+    checkpoint_dir: Path,
+    ranks: Ranks,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Config:
     """The configuration with a number for `batch_size`, the same on every rank, each of which must ask.
 
-    Raises ValueError where there is no room for a single picture.
+    After a stop it is any number. Raises ValueError where there is no room for a single picture.
     """
     if config.batch_size != "auto":
         return config
@@ -40,7 +46,7 @@ def settle(config: Config, channels: Mapping[str, Path], checkpoint_dir: Path, r
         logger.info("batch_size=auto: %d pictures a step, as in the checkpoint", kept)
         return replace(config, batch_size=kept)
     logger.info("batch_size=auto: trying steps of 1, 2, 4, ... pictures")
-    found = ranks.together(lambda: _measured(config, channels, ranks))
+    found = ranks.together(lambda: _measured(config, channels, ranks, should_stop))
     size = min(number for number in found if number is not None)
     logger.info(
         "batch_size=auto: %d pictures a step on each of %d GPU(s), the largest power of two within %.0f %% of the "
@@ -82,7 +88,9 @@ def made_up_batch(config: Config, size: int) -> Batch:
     )
 
 
-def _measured(config: Config, channels: Mapping[str, Path], ranks: Ranks) -> int:
+def _measured(
+    config: Config, channels: Mapping[str, Path], ranks: Ranks, should_stop: Callable[[], bool]
+) -> int:
     """The largest number on this rank's GPU, by steps that it takes alone: the others may have less room."""
     trainer = Trainer(replace(config, compile=False), channels, num_steps=1, ranks=Ranks(alone=True))
     # The buckets in which several ranks exchange their gradients.
@@ -98,6 +106,8 @@ def _measured(config: Config, channels: Mapping[str, Path], ranks: Ranks) -> int
         return all_bytes - free_bytes + exchange_bytes <= FULLEST * all_bytes
 
     def fits(size: int) -> bool:
+        if should_stop():
+            return False
         enough = fits_without_error(attempt, size)
         trainer.optimizer.zero_grad(set_to_none=True)
         gc.collect()
@@ -105,9 +115,9 @@ def _measured(config: Config, channels: Mapping[str, Path], ranks: Ranks) -> int
         return enough
 
     size = largest_that_fits(fits)
-    if size == 0:
+    if size == 0 and not should_stop():
         raise ValueError(
             f"batch_size=auto: the GPU has no room for a step of one picture of {config.crop_width}x"
             f"{config.crop_height}: make crop_width and crop_height or the network smaller, or take a larger instance"
         )
-    return size
+    return max(1, size)

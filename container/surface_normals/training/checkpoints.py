@@ -45,8 +45,7 @@ def save_checkpoint(folder: Path, step: int, facts: dict[str, Any], tensors: dic
     write_atomically(_checksum_path(path), hashlib.sha256(data).hexdigest().encode())
     write_atomically(path, data)
     for old in _newest_first(folder)[KEEP:]:
-        old.unlink()
-        _checksum_path(old).unlink(missing_ok=True)
+        _remove(old)
     logger.info("checkpoint of step %d written", step)
 
 
@@ -104,7 +103,7 @@ class CheckpointWriter:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint, or None when there is none; a damaged one is passed over and named."""
+    """The newest whole checkpoint, or None when there is none; a damaged one is named and removed."""
     path = _newest_whole(folder)
     if path is None:
         return None
@@ -157,8 +156,14 @@ def _newest_whole(folder: Path) -> Path | None:
         checksum = _checksum_path(path)
         if checksum.is_file() and checksum.read_text() == hashlib.sha256(path.read_bytes()).hexdigest():
             return path
-        logger.warning("%s is damaged or incomplete; trying the one before", path)
+        logger.warning("%s is damaged or incomplete and removed; trying the one before", path)
+        _remove(path)  # else it would stay the newest, and have the place of a whole one
     return None
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+    _checksum_path(path).unlink(missing_ok=True)
 
 
 def _newest_first(folder: Path) -> list[Path]:

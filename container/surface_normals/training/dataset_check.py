@@ -8,7 +8,7 @@ import functools
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -127,10 +127,14 @@ def spread(total: int, count: int) -> list[int]:
     return sorted(set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()))
 
 
-def inspect(dataset: PictureDataset, indices: Iterable[int]) -> Findings:
-    """Read these samples and measure them. A damaged one is noted, not raised."""
+def inspect(
+    dataset: PictureDataset, indices: Iterable[int], should_stop: Callable[[], bool] = lambda: False
+) -> Findings:
+    """Read these samples, until a stop, and measure them. A damaged one is noted, not raised."""
     findings = Findings(dataset)
     for index in indices:
+        if should_stop():
+            break
         findings.looked_at += 1
         try:
             sample = dataset.stored(index)
@@ -192,14 +196,23 @@ def shared_pictures(
 
 
 def check_before_training(
-    training_set: PictureDataset, validation_set: PictureDataset | None, crop: tuple[int, int]
+    training_set: PictureDataset,
+    validation_set: PictureDataset | None,
+    crop: tuple[int, int],
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Look at a few samples of each channel: seconds, whatever its size. Warnings go to the log.
 
-    Raises ValueError, in one line, when a sample is damaged or other axes than the declared fit.
+    A stop cuts it short. Raises ValueError, in one line, when a sample is damaged or other axes than the declared fit.
     """
     for dataset in filter(None, (training_set, validation_set)):
-        findings = inspect(dataset, spread(len(dataset), SAMPLES_AT_START))
+        looked_at = spread(len(dataset), SAMPLES_AT_START)
+        logger.info(
+            "channel %r: %d pictures, looking at %d of them", dataset.channel, len(dataset), len(looked_at)
+        )
+        findings = inspect(dataset, looked_at, should_stop)
+        if should_stop():
+            return
         if findings.refusal:
             raise ValueError(findings.refusal)
         for warning in findings.warnings(crop if dataset is training_set else None):

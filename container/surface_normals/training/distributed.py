@@ -5,7 +5,9 @@ process, and everything here is then the plain thing itself. Each method that ta
 must be called by every rank, and as often by each.
 """
 
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 Result = TypeVar("Result")
 LEADER = 0
+SECONDS_BETWEEN_SIGNS = 1.0
+"""Of life, while the leader works alone."""
 
 
 class Ranks:
@@ -130,18 +134,32 @@ class Ranks:
     ) -> Result | None:
         """The leader's `work(should_stop)`; None on the others, which wait for its end.
 
-        They hear from the leader each time it asks whether to stop: so a stop of any rank is one of
-        all, a leader that died is noticed, and work that lasts longer than the collective timeout is not.
+        The leader's second thread tells them every second that it is alive: so work may last longer than the
+        collective timeout, a leader that died is noticed, and a stop of any rank is one of all.
         """
         if self.count == 1:
             return work(should_stop)
-        if self.is_leader:
-            result = work(lambda: self.any(should_stop(), True)[0])
-            self.any(should_stop(), False)
-            return result
-        while self.any(should_stop(), False)[1]:
-            pass
-        return None
+        if not self.is_leader:
+            while self.any(should_stop(), False)[1]:
+                pass
+            return None
+        heard, done = threading.Event(), threading.Event()
+        with ThreadPoolExecutor(1, "alive") as pool:
+            told = pool.submit(self._tell_alive, should_stop, heard, done)
+            try:
+                result = work(lambda: should_stop() or heard.is_set() or told.done())
+            finally:
+                done.set()
+            told.result()  # raises where another rank is gone
+        return result
+
+    def _tell_alive(
+        self, should_stop: Callable[[], bool], heard: threading.Event, done: threading.Event
+    ) -> None:
+        while not done.wait(SECONDS_BETWEEN_SIGNS):
+            if self.any(should_stop(), True)[0]:
+                heard.set()
+        self.any(should_stop(), False)
 
 
 def share_of(keys: list[Any], place: int, count: int) -> list[Any]:

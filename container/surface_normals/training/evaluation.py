@@ -15,6 +15,7 @@ from surface_normals.training.calibration import Calibration
 from surface_normals.training.dataset import PictureDataset, Sample
 from surface_normals.training.edges import EdgeErrors
 from surface_normals.training.panels import Panels
+from surface_normals.training.reading import read_ahead
 
 THRESHOLDS_DEGREES = (5.0, 7.5, 11.25, 22.5, 30.0)
 BINS_PER_DEGREE = 1000
@@ -157,17 +158,17 @@ def evaluate(
     engine: TorchEngine,
     dataset: PictureDataset,
     should_stop: Callable[[], bool] = lambda: False,
+    workers: int = 0,
 ) -> Evaluation | None:
     """Measure a network on a data set as it serves, every picture at its own size; None when stopped.
 
-    Raises ValueError when no pixel has truth.
+    `workers` processes read the pictures ahead. Raises ValueError when no pixel has truth.
     """
     evaluation = Evaluation(len(dataset))
     predictor, watch = SurfaceNormalPredictor(engine), ActivationWatch(engine.network)
-    for index in range(len(dataset)):
+    for index, sample in enumerate(read_ahead(dataset, range(len(dataset)), workers)):
         if should_stop():
             return None
-        sample = dataset[index]
         if index < PICTURES_WATCHED:
             with watch:
                 (prediction,) = predictor.predict([sample.picture])
@@ -179,19 +180,24 @@ def evaluate(
     return evaluation
 
 
-def constant_predictions(dataset: PictureDataset, at_most: int | None = None) -> dict[str, Normals]:
+def constant_predictions(
+    dataset: PictureDataset,
+    at_most: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    workers: int = 0,
+) -> dict[str, Normals]:
     """Answers that do not look at the picture, by name: what a model must beat to have learnt anything.
 
     (3,) facing the camera, (3,) the data set's mean normal, and, when all its pictures have one
     size, (H, W, 3) its mean normal at each place: the best that is possible without looking.
-    `at_most` so many pictures are read, spread over the data set.
+    `at_most` so many pictures are read, spread over the data set. Nothing when stopped.
     """
-    count = min(len(dataset), at_most or len(dataset))
     sums: Normals | None = None
     total = np.zeros(3, np.float64)
     one_size = True
-    for place in range(count):
-        sample = dataset[place * len(dataset) // count]
+    for sample in read_ahead(dataset, _spread(len(dataset), at_most), workers):
+        if should_stop():
+            return {}
         masked = sample.normals * sample.valid[:, :, None]
         total += masked.sum(axis=(0, 1), dtype=np.float64)
         one_size = one_size and (sums is None or sums.shape == masked.shape)
@@ -215,17 +221,21 @@ def evaluate_constant(constant: Normals, samples: Iterable[Sample]) -> dict[str,
 
 
 def evaluate_constants(
-    constants: dict[str, Normals], dataset: PictureDataset, should_stop: Callable[[], bool]
+    constants: dict[str, Normals],
+    dataset: PictureDataset,
+    should_stop: Callable[[], bool],
+    at_most: int | None = None,
+    workers: int = 0,
 ) -> dict[str, dict[str, float]] | None:
-    """The eight numbers of each constant, in one pass over the data set; None when stopped.
+    """The eight numbers of each constant, in one pass; None when stopped.
 
-    A constant of (H, W, 3) is left out when a picture has another size.
+    A constant of (H, W, 3) is left out when a picture has another size. `at_most` so many pictures
+    are read, spread over the data set.
     """
     errors = {name: AngularErrors() for name in constants}
-    for index in range(len(dataset)):
+    for sample in read_ahead(dataset, _spread(len(dataset), at_most), workers):
         if should_stop():
             return None
-        sample = dataset[index]
         for name, constant in constants.items():
             if constant.ndim == 3 and constant.shape != sample.normals.shape:
                 errors.pop(name, None)
@@ -234,3 +244,9 @@ def evaluate_constants(
                     np.broadcast_to(constant, sample.normals.shape), sample.normals, sample.valid
                 )
     return {name: of_constant.metrics() for name, of_constant in errors.items()}
+
+
+def _spread(total: int, at_most: int | None) -> list[int]:
+    """`at_most` so many indices below `total`, evenly spread; all when None."""
+    count = min(total, at_most or total)
+    return [place * total // count for place in range(count)]

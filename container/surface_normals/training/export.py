@@ -6,14 +6,23 @@ export.json  what was written, and how far its normals are from the network's
 
 Both take `picture`, float32 (B, 3, H, W), RGB in 0..1, H and W multiples of the network's stride, and
 give `normals` (B, 3, H, W) in `rdf` and `concentration` (B, 1, H, W). Normalisation is inside.
+
+Two compilers stand behind this. Each file is written by a process of its own, `python -m
+surface_normals.training.export KIND MODEL_DIR DEGREES`: whatever becomes of it, the trained model stays.
 """
 
+import ctypes
 import hashlib
 import io
 import json
 import logging
+import signal
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from surface_normals.artifact import load_artifact, write_atomically
+from surface_normals.artifact import load_artifact, partial_of, write_atomically
 from surface_normals.description import WEIGHTS
 from surface_normals.network import SurfaceNormalNetwork
 from surface_normals.training.evaluation import angular_error_degrees
@@ -36,30 +45,103 @@ PARITY_DEGREES = 0.1
 CHECKED_SIZES = ((1, 3, 2), (3, 2, 4))
 """Batch, and height and width in strides, of the checks: none of them is what it is traced with."""
 
+LIMIT_SECONDS = 1800.0
+"""For each file, which takes a minute or a few."""
+POLL_SECONDS = 0.2
+PR_SET_PDEATHSIG = 1
+
 Array = NDArray[np.float32]
 
 
-def export(kinds: str, model_dir: Path, *, parity_degrees: float = PARITY_DEGREES) -> None:
+def export(
+    kinds: str,
+    model_dir: Path,
+    should_stop: Callable[[], bool] = lambda: False,
+    *,
+    parity_degrees: float = PARITY_DEGREES,
+    limit_seconds: float = LIMIT_SECONDS,
+) -> None:
     """Write what `kinds` (`none`, `torch`, `onnx` or `all`) asks for beside the artifact in `model_dir`.
 
     What goes wrong is logged and left out: the artifact is there, and must not be lost for it.
     """
     if kinds == "none":
         return
+    written = {}
+    for kind in FILES if kinds == "all" else (kinds,):
+        path = model_dir / FILES[kind]
+        logger.info("writing %s, a minute or more", path.name)
+        try:
+            written[path.name] = _in_a_process(kind, model_dir, parity_degrees, limit_seconds, should_stop)
+        except (OSError, RuntimeError) as error:
+            logger.error("the model is not exported as %s, but complete without: %s", path.name, error)
+            written[path.name] = {"failed": str(error)}
+            for left in (path, partial_of(path)):
+                left.unlink(missing_ok=True)
+        else:
+            difference = written[path.name]["mean_difference_degrees"]
+            logger.info("%s written: %.1e degrees from the network", path.name, difference)
+    try:
+        write_atomically(model_dir / "export.json", json.dumps(written, indent=2).encode())
+    except OSError as error:
+        logger.error("export.json is not written, the model is complete without: %s", error)
+
+
+def _in_a_process(
+    kind: str,
+    model_dir: Path,
+    parity_degrees: float,
+    limit_seconds: float,
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """Write one file; what export.json says of it. Raises RuntimeError or OSError saying why there is none."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__, kind, str(model_dir.absolute()), str(parity_degrees)],
+        cwd=Path(__file__).parents[2],  # where -m finds this package
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    deadline = time.monotonic() + limit_seconds
+    problem = None
+    while True:
+        try:
+            out, log = process.communicate(timeout=POLL_SECONDS)
+            break
+        except subprocess.TimeoutExpired:
+            if should_stop():
+                problem = "the job was stopped"
+            elif time.monotonic() > deadline:
+                problem = f"it was not done within {limit_seconds:g} s"
+            if problem:
+                process.kill()
+    if problem:
+        raise RuntimeError(problem)
+    if process.returncode:
+        if log.strip():
+            logger.warning("the export of %s wrote: %s", FILES[kind], log[-4000:])
+        if process.returncode < 0:
+            raise RuntimeError(f"its process was ended by {signal.Signals(-process.returncode).name}")
+        raise RuntimeError((log.strip() or f"exit code {process.returncode}").splitlines()[-1])
+    try:
+        facts: dict[str, Any] = json.loads(out.splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        raise RuntimeError(f"its process said nothing of it but {out[-200:]!r}") from error
+    return facts
+
+
+def main() -> None:
+    """Inside that process: write the file, print what export.json says of it."""
+    kind, model_dir, parity_degrees = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # end with the training process
+    with suppress(OSError):  # where memory ends the kernel shall take this process, not the training's
+        Path("/proc/self/oom_score_adj").write_text("1000")
     for talkative in ("onnx_ir", "torch.onnx"):  # about every constant, and their own signatures
         logging.getLogger(talkative).setLevel(logging.ERROR)
     network, _ = load_artifact(model_dir)
-    program: torch.export.ExportedProgram | None = None
-    written: dict[str, Any] = {}
-    for kind in FILES if kinds == "all" else (kinds,):
-        try:
-            program = program or _trace(network)
-            written[FILES[kind]] = _write(kind, program, network, model_dir, parity_degrees)
-        except Exception as error:  # two compilers stand behind this, which raise what they like
-            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-            logger.exception("the model could not be exported as %s; it is complete without", FILES[kind])
-            written[FILES[kind]] = {"failed": cause}
-    write_atomically(model_dir / "export.json", json.dumps(written, indent=2).encode())
+    print(json.dumps(_write(kind, _trace(network), network, model_dir, parity_degrees)))
 
 
 def _write(
@@ -77,7 +159,6 @@ def _write(
     if difference >= parity_degrees:
         raise ValueError(f"its normals are {difference:.3f} degrees from the network's")
     write_atomically(model_dir / FILES[kind], data)
-    logger.info("%s written: %.1e degrees from the network", FILES[kind], difference)
     facts = {
         "mean_difference_degrees": difference,
         "side_multiple_of": network.stride,
@@ -144,3 +225,7 @@ def _difference_degrees(network: SurfaceNormalNetwork, normals_of: Callable[[Arr
         angles = angular_error_degrees(np.moveaxis(normals_of(picture), 1, 3), np.moveaxis(expected, 1, 3))
         differences.append(float(angles.mean()))
     return max(differences)
+
+
+if __name__ == "__main__":
+    main()

@@ -33,8 +33,9 @@ __all__ = ["Trainer", "run"]
 
 logger = logging.getLogger(__name__)
 
-PICTURES_FOR_CONSTANTS = 200
-"""Training pictures that the mean normals are made of, which the model is compared with."""
+PICTURES_FOR_CONSTANTS, MEASURED_FOR_CONSTANTS = 200, 500
+"""Training pictures that the mean normals are made of, which the model is compared with, and validation pictures that
+these are measured on: more would change little, and the GPU waits."""
 
 
 def run(
@@ -60,15 +61,15 @@ def run(
     ranks = Ranks()
     training_set = TrainingPictures(channels["train"], ranks)
     validation_set = open_validation(channels.get("validation"), ranks)
-    ranks.together(partial(_check, config, training_set, validation_set))
-    config = batch_size.settle(config, channels, checkpoint_dir, ranks)
+    ranks.together(partial(_check, config, training_set, validation_set, should_stop))
+    config = batch_size.settle(config, channels, checkpoint_dir, ranks, should_stop)
     config = replace(config, augment=strength(config.augment, config.epochs * len(training_set)))
     logger.info("augment=%s", config.augment)
     if validation_set is None:
         logger.warning("no channel 'validation': the model will not be measured")
     outcome = Outcome(config, output_dir, checkpoint_dir, report, is_leader=ranks.is_leader)
     if validation_set:
-        measure = partial(_measure_constants, training_set, validation_set)
+        measure = partial(_measure_constants, training_set, validation_set, config.workers)
         outcome.compare_with(ranks.leader_alone(measure, should_stop) or {})
 
     num_steps = config.epochs * training_set.share.steps_per_epoch(config.pictures_a_step)
@@ -96,6 +97,9 @@ def run(
             trainer.resume(checkpoint_dir, training_set)
             outcome.resumed(trainer.step)
             _train(trainer, training_set, validation_set, writer, outcome, should_stop)
+    if trainer.step == 0:
+        logger.warning("stopped before the first step: there is no model")
+        return
     model = trainer.model()
     ranks.leader_alone(
         lambda stop: _finish(trainer, model, training_set, validation_set, model_dir, outcome, stop),
@@ -113,6 +117,8 @@ def _train(
 ) -> None:
     """The steps that are left, until a stop. Raises NotFinite, before a checkpoint could hold such weights."""
     config, ranks = trainer.config, trainer.ranks
+    if ranks.any(should_stop())[0]:
+        return
     epoch_steps = training_set.share.steps_per_epoch(config.pictures_a_step)
     progress = Progress(outcome.report, trainer)
     batches = training_batches(config, training_set, trainer.step, trainer.num_steps)
@@ -172,7 +178,7 @@ def _finish(
         )
     elif validation_set:
         # Once more from the files, through the code that serves them: what is measured is what is deployed.
-        evaluation = evaluate(load_engine(model_dir), validation_set, should_stop)
+        evaluation = evaluate(load_engine(model_dir), validation_set, should_stop, config.workers)
         if evaluation:
             outcome.measured(evaluation, trainer.step)
             reference = reference_of(evaluation.figures)
@@ -180,8 +186,8 @@ def _finish(
             save_artifact(model_dir, model, facts)
         else:
             logger.warning("stopped while the finished model was measured; it is in %s", model_dir)
-    if trainer.step == trainer.num_steps:  # a stopped job has no minutes left
-        export(config.export, model_dir)
+    if trainer.step == trainer.num_steps and not should_stop():  # a stopped job has no minutes left
+        export(config.export, model_dir, should_stop)
     environment = provenance.environment(facts, trainer.device, trainer.ranks.count)
     pictures = {
         "training pictures": str(len(training_set)),
@@ -200,18 +206,27 @@ def _require_means(config: Config, device: torch.device) -> None:
         require_compiler(device)
 
 
-def _check(config: Config, training_set: TrainingPictures, validation_set: PictureDataset | None) -> None:
+def _check(
+    config: Config,
+    training_set: TrainingPictures,
+    validation_set: PictureDataset | None,
+    should_stop: Callable[[], bool],
+) -> None:
     """Look at samples of what this rank has, unless another rank that has the same does. Raises ValueError."""
     if training_set.dataset and training_set.share.rank == 0:
-        check_before_training(training_set.dataset, validation_set, (config.crop_height, config.crop_width))
+        crop = (config.crop_height, config.crop_width)
+        check_before_training(training_set.dataset, validation_set, crop, should_stop)
 
 
 def _measure_constants(
-    training_set: TrainingPictures, validation_set: PictureDataset, should_stop: Callable[[], bool]
+    training_set: TrainingPictures,
+    validation_set: PictureDataset,
+    workers: int,
+    should_stop: Callable[[], bool],
 ) -> dict[str, dict[str, float]]:
     """The eight numbers of answers that do not look at the picture; nothing when the job was stopped meanwhile."""
     if training_set.dataset is None:
         logger.warning("this host, which measures, has no training picture: no constants are compared with")
         return {}
-    constants = constant_predictions(training_set.dataset, at_most=PICTURES_FOR_CONSTANTS)
-    return evaluate_constants(constants, validation_set, should_stop) or {}
+    constants = constant_predictions(training_set.dataset, PICTURES_FOR_CONSTANTS, should_stop, workers)
+    return evaluate_constants(constants, validation_set, should_stop, MEASURED_FOR_CONSTANTS, workers) or {}

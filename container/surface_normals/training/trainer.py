@@ -173,7 +173,7 @@ class Trainer:
 
         def work(should_stop: Callable[[], bool]) -> Evaluation | None:
             assert model is not None  # the leader's work
-            return evaluate(TorchEngine(model, self.device), dataset, should_stop)
+            return evaluate(TorchEngine(model, self.device), dataset, should_stop, self.config.workers)
 
         return self.ranks.leader_alone(work, should_stop)
 
