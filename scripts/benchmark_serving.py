@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "container"))
 
-from serving.capacity import available_cores  # noqa: E402
+from cores import available_cores  # noqa: E402
 from serving_benchmark import workload  # noqa: E402
 from serving_benchmark.in_process import InProcess, Way  # noqa: E402
 from serving_benchmark.load import closed_loop  # noqa: E402

@@ -16,12 +16,13 @@ CONTAINER = ROOT / "container"
 MAY_IMPORT = {
     "train": ({"training"}, set()),
     "serve": ({"driver", "logs", "serving"}, set()),
+    "cores": (set(), set()),
     "driver": (set(), set()),
     "logs": (set(), set()),
     "model_api": (set(), set()),
-    "training": ({"driver", "model_api", "logs", "metrics"}, set()),
+    "training": ({"cores", "driver", "model_api", "logs", "metrics"}, set()),
     "serving": (
-        {"driver", "model_api", "logs", "metrics"},
+        {"cores", "driver", "model_api", "logs", "metrics"},
         {"flask", "gunicorn", "prometheus_client", "werkzeug"},
     ),
     "metrics": (set(), {"pynvml", "boto3", "botocore"}),

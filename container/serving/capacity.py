@@ -1,10 +1,8 @@
 """How many workers with how many threads: what the container may really use, not what the host has."""
 
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
+from cores import available_cores
 from serving.settings import Settings, visible_gpus
 
 
@@ -32,40 +30,3 @@ class Capacity:
             f"capacity: {self.cores} cores and {self.gpus or 'no'} GPUs for {self.workers} workers "
             f"(SAGEMAKER_MODEL_SERVER_WORKERS) with {self.threads} threads each (OMP_NUM_THREADS)"
         )
-
-
-def available_cores(
-    cgroup: Path = Path("/sys/fs/cgroup"), cpus: Path = Path("/sys/devices/system/cpu")
-) -> int:
-    """Cores that this process may run on, at most its share of time in whole cores; at least 1.
-
-    Two hardware threads of a core are one: arithmetic keeps it busy alone. The kernel stops a container
-    that has more threads than its share of time, all of them at once.
-    """
-    cores = _physical(os.sched_getaffinity(0), cpus)
-    quota = _quota_cores(cgroup)
-    return cores if quota is None else max(1, min(cores, int(quota)))
-
-
-def _physical(allowed: Iterable[int], cpus: Path) -> int:
-    siblings = set()
-    for cpu in allowed:
-        try:
-            siblings.add((cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip())
-        except OSError:  # not said: then it is one by itself
-            siblings.add(str(cpu))
-    return len(siblings)
-
-
-def _quota_cores(cgroup: Path) -> float | None:
-    """What `docker run --cpus` set, as version 2 or 1 of control groups has it; None without a limit."""
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except OSError:
-        try:
-            quota, period = (
-                (cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
-            )
-        except OSError:
-            return None
-    return None if quota.strip() in ("max", "-1") else int(quota) / int(period)

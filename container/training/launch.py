@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +22,6 @@ from training.stop_signals import StopSignals, end_with_parent
 logger = logging.getLogger("training.launch")  # its name when run by `-m` is __main__
 
 POLL_SECONDS = 0.1
-THREADS = Path("/proc/self/task")
 
 
 def main() -> int:
@@ -60,7 +59,7 @@ def _launch(environment: Environment, stop: StopSignals) -> str | None:
         with stop.held_back():
             launched = pool.submit(_elastic_launch, environment)
         while not launched.done():
-            ranks |= _children()
+            ranks |= children()
             if stop.requested:
                 if not ranks:  # still waiting for the other hosts
                     _end_as_asked()
@@ -109,15 +108,24 @@ def _first_failure(failures: Mapping[int, Any], environment: Environment) -> str
     )
 
 
-def _children() -> set[int]:
-    """The ranks: this process has no other children."""
+def children(proc: Path = Path("/proc")) -> set[int]:
+    """The ranks: this process has no other children. Not every kernel lists them by their parent."""
+    lists = [thread / "children" for thread in proc.glob("self/task/*")]
+    if not any(file.exists() for file in lists):
+        return {pid for pid, parent in _parents(proc) if parent == os.getpid()}
     found: set[int] = set()
-    for file in THREADS.glob("*/children"):
-        try:
+    for file in lists:
+        with suppress(OSError):  # a thread that has just ended
             found |= {int(pid) for pid in file.read_text().split()}
-        except OSError:  # a thread that has just ended
-            continue
     return found
+
+
+def _parents(proc: Path) -> Iterator[tuple[int, int]]:
+    """Each process with its parent."""
+    for file in proc.glob("[0-9]*/stat"):
+        with suppress(OSError):  # a process that has just ended
+            # NUMBER (NAME) STATE PARENT ..., and a name may hold anything
+            yield int(file.parent.name), int(file.read_text().rpartition(")")[2].split()[1])
 
 
 def _signal(send: Callable[[int, int], None], pid: int, number: int) -> None:

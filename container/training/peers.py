@@ -1,12 +1,12 @@
 """Before several processes train together: how they find each other, as variables and as names that resolve."""
 
 import logging
-import os
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cores import available_cores
 from training.environment import Environment
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def variables(environment: Environment, devices: Path = Path("/dev")) -> dict[st
     found = {}
     if environment.processes_per_host > 1:
         # Without it every process of the host would start as many threads as there are cores.
-        found["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // environment.processes_per_host))
+        found["OMP_NUM_THREADS"] = str(max(1, available_cores() // environment.processes_per_host))
     if len(environment.hosts) == 1:
         return found | {"GLOO_SOCKET_IFNAME": "lo"}  # works without a network, too
     # SageMaker's hosts may all call themselves the same, and NCCL would take them for one.

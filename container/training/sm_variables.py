@@ -5,10 +5,13 @@ Neither SageMaker nor this project's code reads them; its toolkit, whose names t
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from cores import available_cpus
 from training.environment import Environment
+from training.hyperparameters import ignored
 
 LIMIT_BYTES = 100_000
 """Linux refuses to start a program with a variable above 128 KiB."""
@@ -17,8 +20,12 @@ LIMIT_BYTES = 100_000
 def sm_variables(environment: Environment) -> dict[str, str]:
     """SM_MODEL_DIR, SM_CHANNEL_TRAIN, SM_HPS and so on. Values that are no text are JSON."""
     tree, resources = environment.tree, environment.resources
-    hyperparameters = dict(environment.hyperparameters)
-    groups = {group["instance_group_name"]: group for group in resources.get("instance_groups") or []}
+    hyperparameters = _decoded(environment.hyperparameters)
+    groups = {
+        group["instance_group_name"]: group
+        for group in resources.get("instance_groups") or []
+        if "instance_group_name" in group
+    }
     group = resources.get("current_group_name")
     values: dict[str, Any] = {
         "MODEL_DIR": tree.model_dir,
@@ -31,9 +38,7 @@ def sm_variables(environment: Environment) -> dict[str, str]:
         "OUTPUT_FAILURE": tree.failure_file,
         "CHANNELS": sorted(environment.channels),
         "HPS": hyperparameters,
-        "USER_ARGS": [
-            word for name, value in hyperparameters.items() for word in (f"--{name}", _text(value))
-        ],
+        "USER_ARGS": _arguments(hyperparameters),
         "HOSTS": environment.hosts,
         "HOST_COUNT": len(environment.hosts),
         "CURRENT_HOST": environment.current_host,
@@ -50,18 +55,49 @@ def sm_variables(environment: Environment) -> dict[str, str]:
         "MASTER_ADDR": environment.hosts[0],
         "MASTER_PORT": environment.rendezvous_port,
         "NUM_GPUS": environment.num_gpus,
-        "NUM_CPUS": os.cpu_count(),
+        "NUM_CPUS": available_cpus(),
         "NUM_NEURONS": 0,
         "LOG_LEVEL": 20,
-        **{f"CHANNEL_{name.upper()}": folder for name, folder in environment.channels.items()},
-        **{f"HP_{name.upper().replace('-', '_')}": value for name, value in hyperparameters.items()},
-        "TRAINING_ENV": _training_env(environment, groups),
+        **_each("CHANNEL", environment.channels),
+        **_each("HP", hyperparameters),
+        "TRAINING_ENV": _training_env(environment, hyperparameters, groups),
     }
     variables = {f"SM_{name}": _text(value) for name, value in values.items() if value is not None}
     return {name: text for name, text in variables.items() if _is_possible(name, text)}
 
 
-def _training_env(environment: Environment, groups: Mapping[str, Any]) -> dict[str, Any]:
+def _decoded(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Those for the user's code, as the toolkit hands them over: JSON where they are JSON, else the text."""
+    skipped, found = ignored(hyperparameters), {}
+    for name, text in hyperparameters.items():
+        if name in skipped:
+            continue
+        try:
+            found[name] = json.loads(text)
+        except (ValueError, TypeError, RecursionError):
+            found[name] = text
+    return found
+
+
+def _arguments(hyperparameters: Mapping[str, Any]) -> list[str]:
+    """A command line for a script's argparse, by name, in the toolkit's spelling: `--name value`, `-n value`."""
+    words = []
+    for name, value in sorted(hyperparameters.items()):
+        if isinstance(value, Mapping):
+            value = ",".join(f"{key}={item}" for key, item in sorted(value.items()))
+        words += [f"--{name}" if len(name) > 1 else f"-{name}", "" if value is None else str(value)]
+    return words
+
+
+def _each(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A variable for each, under the toolkit's name, which may hold dots and dashes, and under one for shells."""
+    exact = {f"{kind}_{name.upper()}": value for name, value in values.items()}
+    return {re.sub("[^A-Z0-9_]", "_", name): value for name, value in exact.items()} | exact
+
+
+def _training_env(
+    environment: Environment, hyperparameters: Mapping[str, Any], groups: Mapping[str, Any]
+) -> dict[str, Any]:
     """The same once more in one object, under the toolkit's names; what is about a user's script is left out."""
     tree, resources = environment.tree, environment.resources
     group = resources.get("current_group_name")
@@ -72,7 +108,7 @@ def _training_env(environment: Environment, groups: Mapping[str, Any]) -> dict[s
         "current_instance_group_hosts": groups.get(str(group), {}).get("hosts", []),
         "current_instance_type": resources.get("current_instance_type"),
         "hosts": environment.hosts,
-        "hyperparameters": dict(environment.hyperparameters),
+        "hyperparameters": hyperparameters,
         "input_config_dir": str(tree.config_dir),
         "input_data_config": environment.declared_channels,
         "input_dir": str(tree.root / "input"),
@@ -85,7 +121,7 @@ def _training_env(environment: Environment, groups: Mapping[str, Any]) -> dict[s
         "master_hostname": environment.hosts[0],
         "model_dir": str(tree.model_dir),
         "network_interface_name": resources.get("network_interface_name"),
-        "num_cpus": os.cpu_count(),
+        "num_cpus": available_cpus(),
         "num_gpus": environment.num_gpus,
         "num_neurons": 0,
         "output_data_dir": str(tree.output_dir),

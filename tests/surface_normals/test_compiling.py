@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 
@@ -67,5 +68,6 @@ def test_without_a_compiler_it_is_refused_with_the_cure(tmp_path, device, named)
     assert "Dockerfile.train" in last
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")
 def test_with_a_compiler_it_is_not_refused():
     require_compiler(torch.device("cpu"))

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from training.launch import children
+
 from .conftest import Job
 
 MODEL = """
@@ -172,6 +174,26 @@ def test_a_name_that_never_resolves_ends_the_wait(two_hosts):
     ended = first.end(start(first, "pass", RENDEZVOUS_TIMEOUT_SECONDS="1"), 60)
     assert ended.code == 1
     assert "the name of host 0-nowhere.invalid did not resolve within 1 s" in first.failure
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_the_children_are_found_on_kernels_that_do_not_list_them_too(tmp_path, listed):
+    own = os.getpid()
+    for pid, name, parent in (
+        (11, "python3", own),
+        (12, "a) S 1 (b", own),
+        (13, "python3", 1),
+        (14, "x", 11),
+    ):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} ({name}) S {parent} 0 0")
+    for thread in (own, own + 1):
+        (tmp_path / "self" / "task" / str(thread)).mkdir(parents=True)
+        if listed:
+            (tmp_path / "self" / "task" / str(thread) / "children").write_text(
+                "11 " if thread == own else "12 "
+            )
+    assert children(tmp_path) == {11, 12}
 
 
 def test_a_model_for_one_process_gets_one(job):
