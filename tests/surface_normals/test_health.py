@@ -64,6 +64,7 @@ def test_vanishing_gradients_name_the_part():
 def test_exploding_gradients_name_the_step():
     finding = found(gradient_norm=[2.0] * 8 + [900.0, 2.0])["exploding_gradients"]
     assert "step 90" in finding.evidence
+    assert "exploding_gradients" in found(gradient_norm=[0.0] * 8 + [2.0]), "most steps were left out"
     assert not found(gradient_norm=[0.01] * 8 + [0.5, 0.01]), "below what is clipped it does no harm"
 
 
@@ -76,6 +77,11 @@ def test_dead_activations():
 def test_steps_that_wait_for_pictures():
     assert "data_starved" in found(data_wait_percent=[90.0, *[35.0] * 8])
     assert not found(data_wait_percent=[90.0, *[3.0] * 8]), "the first batch always takes its time"
+
+
+def test_a_loss_scale_below_one():
+    assert "at step 30" in found(loss_scale=[65536.0, 2.0, 0.5])["loss_scale_sunken"].evidence
+    assert not found(loss_scale=[65536.0, 0.5, 1.0]), "it has risen again"
 
 
 @pytest.mark.parametrize("rate", [1e-7, 1.0])

@@ -155,7 +155,8 @@ def test_stopped_while_it_imports_there_is_no_model(tmp_path, pictures):
     wait_for(base, "hyperparameters of surface_normals")  # the rank starts
     time.sleep(0.3)
     assert stop(base, process) == (143, None)
-    assert "parameters on" not in log_of(base)
+    assert "stopped before the first step" in log_of(base)
+    assert "checkpoint of step" not in log_of(base)
     goes_on(base, None)
 
 
@@ -164,7 +165,8 @@ def test_stopped_while_it_looks_at_the_pictures_there_is_no_model(tmp_path, larg
     process = start(base)
     wait_for(base, "looking at 12 of them")
     assert stop(base, process) == (143, None)
-    assert "parameters on" not in log_of(base)
+    assert "stopped before the first step" in log_of(base)
+    assert "checkpoint of step" not in log_of(base)
 
 
 @pytest.mark.parametrize("processes", [{}, TWO_PROCESSES])

@@ -1,5 +1,6 @@
 """A training whose numbers stop being numbers: once more at half the rate, then a failure that names the pictures."""
 
+import dataclasses
 import gc
 import json
 import re
@@ -26,7 +27,7 @@ class Job:
         for name in ("model", "output", "checkpoints"):
             (folder / name).mkdir()
 
-    def run(self, damaged_after):
+    def run(self, damaged_after, damage=None, config=CONFIG):
         """Train; after each step of `damaged_after`, counted over the attempts, the memory loses the weights.
 
         A second attempt's own beginning counts as one.
@@ -37,11 +38,11 @@ class Job:
             nonlocal steps
             steps += 1
             if steps in damaged_after:
-                damage_every_network()
+                (damage or damage_every_network)()
             return False
 
         train(
-            CONFIG,
+            config,
             channels={"train": self.folder / "train"},
             model_dir=self.folder / "model",
             output_dir=self.folder / "output",
@@ -60,6 +61,12 @@ def damage_every_network():
         if type(thing) is SurfaceNormalNetwork:
             with torch.no_grad():
                 next(thing.parameters()).fill_(float("nan"))
+
+
+def damage_every_gradient():
+    for thing in gc.get_objects():
+        if type(thing) is SurfaceNormalNetwork:
+            thing.head.weight.register_hook(lambda gradient: gradient * float("nan"))
 
 
 def test_it_goes_on_from_the_last_checkpoint_at_half_the_rate(tmp_path, caplog):
@@ -85,3 +92,13 @@ def test_the_second_time_it_fails_with_the_step_and_the_pictures(tmp_path):
     assert not (job.folder / "model" / "model.json").exists()
     newest = max((job.folder / "checkpoints").glob("*.safetensors"))
     assert all(tensor.isfinite().all() for tensor in load_file(newest).values())
+
+
+def test_with_float16_gradients_that_stay_no_numbers_are_found_too(tmp_path, caplog):
+    """A few such steps are the scaler's to leave out; here none of them ever is a number."""
+    config = dataclasses.replace(CONFIG, precision="float16", epochs=40)
+    job = Job(tmp_path / "job")
+    with pytest.raises(FloatingPointError, match="not finite at step"):
+        job.run(range(1, 100), damage_every_gradient, config)
+    assert "trying once more" in caplog.text
+    assert "training health: loss_scale_sunken" in caplog.text

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import pytest
 import torch
@@ -101,6 +102,50 @@ def test_a_stopped_and_resumed_job_ends_with_the_same_bits(tmp_path, four_pictur
     stopped.run(config, {"train": four_pictures})
     for name, tensor in undisturbed.weights.items():
         assert torch.equal(tensor, stopped.weights[name]), name
+
+
+@pytest.mark.slow
+def test_an_encoder_that_drops_blocks_at_random_is_resumed_to_the_bit(tmp_path, four_pictures):
+    config = dataclasses.replace(
+        SMALL, size="M", encoder_weights="random", epochs=2, batch_size=2, crop_height=32, crop_width=32
+    )
+    undisturbed, stopped = Job(tmp_path / "undisturbed"), Job(tmp_path / "stopped")
+    undisturbed.run(config, {"train": four_pictures})
+    stopped.run(config, {"train": four_pictures}, stop_after=ASKED_BEFORE + 3)
+    stopped.run(config, {"train": four_pictures})
+    for name, tensor in undisturbed.weights.items():
+        assert torch.equal(tensor, stopped.weights[name]), name
+
+
+def test_a_resumed_job_knows_its_best_measurement_and_its_time(tmp_path, four_pictures):
+    job, channels = Job(tmp_path), {"train": four_pictures, "validation": four_pictures}
+
+    def measured():
+        time.sleep(0.2)  # so that this attempt takes longer than the next
+        return any(name == "val_mean_angular_error" for name, *_ in job.reported)
+
+    job.run(dataclasses.replace(SMALL, epochs=3), channels, stop_when=measured)
+    (first,) = (value for name, value, _ in job.reported if name == "val_mean_angular_error")
+    seconds = json.loads((tmp_path / "model/model.json").read_text())["trained"]["seconds"]
+    assert seconds > 1
+    record = tmp_path / "checkpoints/metrics.csv"
+    assert f"1,val_mean_angular_error,{first:.8g}" in record.read_text()
+    record.write_text(record.read_text().replace(f"error,{first:.8g}", "error,1.5"))  # none will be better
+    job.run(dataclasses.replace(SMALL, epochs=3), channels)
+    assert ("best_val_mean_angular_error", 1.5, 3) in job.reported
+    assert json.loads((tmp_path / "model/model.json").read_text())["trained"]["seconds"] > seconds
+
+
+def test_what_is_not_well_is_told_before_the_end_without_validation_too(tmp_path, four_pictures, caplog):
+    told_at = []
+
+    def stop_when():
+        told_at.append("training health: learning_rate_at_its_bound" in caplog.text)
+        return False
+
+    config = dataclasses.replace(SMALL, epochs=3, learning_rate=1e-7)
+    Job(tmp_path).run(config, {"train": four_pictures}, stop_when=stop_when)
+    assert True in told_at
 
 
 @pytest.mark.parametrize("asked", range(1, ASKED_BEFORE + 1))

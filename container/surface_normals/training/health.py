@@ -1,7 +1,7 @@
 """Is the training well? Named findings from the numbers it reports, each with its evidence and what to try.
 
 Every rule is a function of those numbers, the hyperparameters and the last measurement alone. The rules
-look at the whole run so far, so they are asked at each measurement and at the end.
+look at the whole run so far, so they are asked at each measurement and checkpoint, and at the end.
 """
 
 from collections.abc import Iterator, Mapping
@@ -59,6 +59,7 @@ def examine(
         *exploding_gradients(series, config.clip_norm),
         *dead_layers(dead_activations),
         *starved(series),
+        *sunken_scale(series),
         *at_a_bound(config),
     ]
     if complete:
@@ -129,7 +130,7 @@ def exploding_gradients(series: Series, clip_norm: float) -> Iterator[Finding]:
     if largest > EXPLODING_TIMES * usual and largest > clip_norm:
         yield Finding(
             "exploding_gradients",
-            f"the gradient norm was {largest:.3g} around step {step}, {largest / usual:.0f} times its median",
+            f"the gradient norm was {largest:.3g} around step {step}, its median is {usual:.3g}",
             "look for damaged pictures or truth; lower learning_rate or clip_norm, lengthen warmup_share",
         )
 
@@ -155,6 +156,18 @@ def starved(series: Series) -> Iterator[Finding]:
             "data_starved",
             f"in half of the reports the steps waited for pictures for more than {usual:.0f} % of the time",
             "raise workers (up to the host's cores), store smaller pictures, or take a host with more cores",
+        )
+
+
+def sunken_scale(series: Series) -> Iterator[Finding]:
+    """With float16: the gradients had to be made smaller than they are."""
+    points = series.get("loss_scale", [])
+    if points and points[-1][1] < 1:
+        step, scale = points[-1]
+        yield Finding(
+            "loss_scale_sunken",
+            f"at step {step} gradients are scaled by {scale:.2g}, as larger ones were not finite in float16",
+            "set precision to bfloat16 or float32; look for damaged pictures or truth; lower learning_rate",
         )
 
 

@@ -55,8 +55,9 @@ class Outcome:
         self.report.restore(self.checkpoint_dir, step)
 
     def checkpointed(self) -> None:
-        """A checkpoint was written: the numbers so far go beside it."""
+        """A checkpoint was written: the numbers so far go beside it, and what they say is not well into the log."""
         self.report.save(self.checkpoint_dir)
+        self._examine()
 
     def measured(self, evaluation: Evaluation, step: int) -> None:
         """Report a measurement, the objective last, and say what is not well."""

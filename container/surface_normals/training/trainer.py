@@ -35,6 +35,8 @@ from surface_normals.training.truth import unit_normals
 logger = logging.getLogger(__name__)
 
 FINAL_RATE_SHARE = 0.01
+MOST_LEFT_OUT = 20
+"""Steps in a row that float16's scaler may leave out: by then its first scale of 65536 is below 0.1."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -70,6 +72,7 @@ class Trainer:
         self.device = pick_device()
         self.precision = pick_precision(config.precision, self.device)
         self.scaler = GradScaler(self.device.type, enabled=self.precision is torch.float16)
+        self._left_out = torch.zeros((), dtype=torch.int32, device=self.device)
         self.network = SurfaceNormalNetwork(shape_of(config.size, config.encoder, config.intrinsics))
         loaded = start_network(self.network, config, channels)
         self.network = cast(SurfaceNormalNetwork, self.ranks.batch_norms(self.network, self.device))
@@ -120,7 +123,10 @@ class Trainer:
             norm = norm.full_tensor()
         if self.scaler.is_enabled():
             # Gradients beyond float16 are no news: the scaler leaves that step out and scales the next ones less.
-            norm = torch.where(norm.isfinite(), norm, 0)
+            # Those that stay so however little they are scaled are.
+            finite = norm.isfinite()
+            self._left_out = torch.where(finite, 0, self._left_out + 1)
+            norm = torch.where(finite | (self._left_out > MOST_LEFT_OUT), norm, 0)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.average.update_parameters(self.network)
@@ -226,7 +232,8 @@ class Trainer:
                 {name: part_of(value, places.get(name)) for name, value in weights.items()}
             )
         checkpoints.unpack_optimizer(self.optimizer, found.tensors)
-        if self.scaler.is_enabled() and (scaler := found.facts.get("scaler")):
+        # A second attempt begins with a scale of its own: the first one's may have sunk with its last steps.
+        if self.scaler.is_enabled() and self.rate_factor == 1 and (scaler := found.facts.get("scaler")):
             self.scaler.load_state_dict(scaler)
         self.step = found.step
         self.rate_factor = min(self.rate_factor, found.facts["rate_factor"])
