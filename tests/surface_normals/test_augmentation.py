@@ -190,7 +190,7 @@ def test_full_takes_windows_from_half_to_all_of_the_picture(sample):
     assert small.valid.all()  # a small picture is enlarged, not surrounded by black
 
 
-CAMERA_CHANGES = ["COLOURS_SHARE", "GREY_SHARE", "BLUR_SHARE", "NOISE_SHARE", "JPEG_SHARE"]
+CAMERA_CHANGES = [f"{name}_SHARE" for name in ("COLOURS", "GREY", "SMALL", "MOTION", "BLUR", "NOISE", "JPEG")]
 
 
 def test_changes_of_the_camera_are_as_frequent_as_they_say():
@@ -204,6 +204,62 @@ def test_changes_of_the_camera_are_as_frequent_as_they_say():
     assert unchanged / 1000 == pytest.approx(expected, abs=0.05)
     # Noise and the rest may follow on grey.
     assert 0.5 < grey / 1000 / photometry.GREY_SHARE < 1.1
+
+
+class Only:
+    """Random numbers that choose one of change_camera's changes alone, and what they say of it."""
+
+    def __init__(self, place, *numbers):
+        self.place, self.numbers = place, list(numbers)
+
+    def random(self):
+        self.place -= 1
+        return 0.0 if self.place == -1 else 1.0
+
+    def uniform(self, low, high):
+        number = self.numbers.pop(0)
+        assert low <= number <= high
+        return number
+
+
+SMALL, MOTION = 2, 3  # colours and grey come first
+
+
+def test_a_camera_that_moves_draws_a_point_out_into_a_line():
+    picture = np.zeros((21, 21, 3), np.uint8)
+    picture[10, 10] = 220
+    level = photometry.change_camera(picture, Only(MOTION, 11, 0)).astype(int)
+    assert level[10, 5:16].tolist() == [[20] * 3] * 11  # symmetric: the truth stays where it is
+    assert level.sum() == picture.sum()
+    upright = photometry.change_camera(picture, Only(MOTION, 11, np.pi / 2))
+    assert np.array_equal(upright, level.transpose(1, 0, 2))
+    even = np.full((8, 8, 3), 77, np.uint8)
+    assert np.array_equal(photometry.change_camera(even, Only(MOTION, 11, 1)), even), "up to the border"
+
+
+def test_a_picture_enlarged_from_a_small_one_keeps_its_parts_and_loses_what_is_fine():
+    fine = np.indices((40, 40)).sum(axis=0) % 2 * 255
+    picture = np.repeat(fine[:, :, None], 3, axis=2).astype(np.uint8)
+    assert np.ptp(photometry.change_camera(picture, Only(SMALL, 0.5)).astype(int)) <= 1
+    picture[:, 20:] = 0
+    halves = photometry.change_camera(picture, Only(SMALL, 0.2)).astype(int)
+    assert halves[:, :15].mean() == pytest.approx(127.5, abs=2)
+    assert halves[:, 25:].max() == 0
+
+
+@pytest.mark.parametrize(("pixels", "counts"), [(21, True), (20, False)])
+def test_a_picture_with_hardly_any_truth_does_not_count(tmp_path, pixels, counts):
+    for kind in ("images", "normals"):
+        (tmp_path / kind).mkdir()
+    normals = np.zeros((2000, 3), np.float32)
+    normals[:pixels] = (0, 0, -1)
+    Image.fromarray(np.zeros((32, 64, 3), np.uint8)).save(tmp_path / "images/a.png")
+    normals = np.concatenate([normals, np.zeros((48, 3), np.float32)]).reshape(32, 64, 3)
+    np.save(tmp_path / "normals/a.npy", normals)
+    (tmp_path / "dataset.json").write_text('{"axes": "rdf", "coding": "npy", "invalid": "zero"}')
+    config = Config(size="tiny", crop_height=32, crop_width=64, batch_size=1, workers=0, augment="none")
+    (batch,) = training_batches(config, PictureDataset("train", tmp_path), 0, 1)
+    assert batch.valid.any() == counts
 
 
 def test_changes_of_the_camera_keep_a_picture_recognisable(sample):

@@ -314,6 +314,18 @@ def unknown_axes(folder):
     describe(folder, axes="xyz")
 
 
+def of_the_world(folder):
+    describe(folder, space="world")
+
+
+def slip_of_the_pen(folder):
+    describe(folder, invald="mask")
+
+
+def depth_with_axes(folder):
+    (folder / "dataset.json").write_text('{"depth": "z", "coding": "npy", "axes": "rub"}')
+
+
 def no_normals(folder):
     (folder / "normals" / "a.npy").unlink()
 
@@ -361,6 +373,9 @@ def integers(folder):
         (no_description, r"dataset\.json"),
         (bad_description, r"dataset\.json"),
         (unknown_axes, "xyz.*rdf, rub, lub, rdb"),
+        (of_the_world, "space is 'world'.*camera's space"),
+        (slip_of_the_pen, "invald is nothing that is known.*axes, coding, invalid"),
+        (depth_with_axes, "axes is nothing that is known with depth/"),
         (no_normals, r"images/a\.png.*normals/"),
         (no_pictures, "no pictures"),
         (no_masks, r"images/a\.png.*masks/"),

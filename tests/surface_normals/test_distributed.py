@@ -55,6 +55,26 @@ dist.destroy_process_group()
 """
 
 
+LEADER_ALONE = """
+import sys, time
+from datetime import timedelta
+from pathlib import Path
+import torch.distributed as dist
+from surface_normals.training.distributed import Ranks
+rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+dist.init_process_group("gloo", f"file://{folder}/store", timedelta(seconds=10), 2, rank)
+began = time.monotonic()
+
+def work(should_stop):
+    time.sleep(14)
+    return should_stop()
+
+print(Ranks().leader_alone(work, lambda: rank == 1 and time.monotonic() - began > 1))
+print(Ranks().any(rank == 1))
+dist.destroy_process_group()
+"""
+
+
 def train_some(configs, folder, name):
     """Take the steps; leave what was seen, by this rank alone and by all, and the weights."""
     dataset = PictureDataset("train", folder / "train")
@@ -195,6 +215,20 @@ def test_every_sample_is_seen_once_an_epoch(runs):
     for epoch in range(EPOCHS):
         seen = [*alone[2 * epoch], *alone[2 * epoch + 1]]
         assert sorted(seen) == [f"00000{index}" for index in range(5)]
+
+
+@pytest.mark.slow
+def test_the_leader_may_work_longer_than_the_collective_timeout_and_hears_of_a_stop(tmp_path):
+    environment = {"PYTHONPATH": str(ROOT / "container"), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LEADER_ALONE]
+    two = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for rank in (0, 1)
+    ]
+    told = [process.communicate(timeout=120)[0].split() for process in two]
+    assert told == [["True", "(True,)"], ["None", "(True,)"]]
 
 
 @pytest.mark.parametrize("size", range(12))

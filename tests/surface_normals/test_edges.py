@@ -32,6 +32,19 @@ def test_a_gentle_curve_is_no_edge_and_a_rim_of_truth_is():
     assert not edges[:, :29].any()
 
 
+def test_a_step_between_two_walls_is_an_edge_where_depth_is_known():
+    truth, valid = np.tile(WALL, (10, 12, 1)), np.ones((10, 12), bool)
+    depth = np.full((10, 12), 2.0, np.float32)
+    depth[:, 6:] = 2.2
+    depth[0] = 0  # unknown
+    assert not edge_pixels(truth, valid).any()
+    edges = edge_pixels(truth, valid, depth)
+    assert edges[1:, 5:7].all()
+    assert edges.sum() == 9 * 2
+    depth[:, 6:] = 2.08  # as the floor may fall off from one pixel to the next
+    assert not edge_pixels(truth, valid, depth).any()
+
+
 def test_bins_follow_the_distance_in_rows():
     bins = distance_bins(edge_pixels(*room()))
     # Rows 20, 21, ... are at distance 1, 2, ...; the bins end at 1, 2, 4, 8, 16 pixels.

@@ -13,6 +13,7 @@ from surface_normals.training.evaluation import (
     metric_name,
     picture_metrics,
 )
+from surface_normals.training.reading import read_ahead
 
 
 def sample(normals, valid):
@@ -112,3 +113,33 @@ def test_a_constant_of_each_place_needs_pictures_of_its_size():
     other = evaluate_constants(constants, Walls((2, 3)), lambda: False)
     assert set(other) == {"always facing the camera", "mean normal"}
     assert evaluate_constants(constants, Walls(), lambda: True) is None
+
+
+def test_a_stop_ends_the_reading_for_constants():
+    data = Walls()
+    assert constant_predictions(data, should_stop=lambda: len(data.read) == 2) == {}
+    assert data.read == [0, 1]
+
+
+def test_constants_are_measured_on_a_bounded_sample():
+    data = Walls()
+    evaluate_constants(constant_predictions(Walls()), data, lambda: False, at_most=4)
+    assert data.read == [0, 2, 5, 7]
+
+
+class Damaged(Walls):
+    def __getitem__(self, index):
+        if index == 7:
+            raise ValueError("channel 'validation': 7.png is damaged")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_read_the_same_in_the_same_order_and_a_damaged_one_is_one_line(workers):
+    data = Walls(widths=range(1, 11))
+    read = list(read_ahead(data, [8, 2, 5, 0], workers))
+    assert [sample.normals.shape[1] for sample in read] == [9, 3, 6, 1]
+    assert len(data.read) == (0 if workers else 4)  # each worker has its own
+    assert all(np.array_equal(sample.normals, data[sample.normals.shape[1] - 1].normals) for sample in read)
+    with pytest.raises(ValueError, match=r"^channel 'validation': 7\.png is damaged$"):
+        list(read_ahead(Damaged(), range(10), workers))

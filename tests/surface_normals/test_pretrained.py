@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torchvision.models import convnext_tiny, resnet18
 
 from surface_normals.artifact import save_artifact
-from surface_normals.encoders import build_encoder
+from surface_normals.encoders import CUTS, build_encoder, torchvision_file
 from surface_normals.network import SurfaceNormalNetwork, shape_of
 from surface_normals.training.config import Config
 from surface_normals.training.pretrained import start_network
@@ -52,6 +52,29 @@ def test_imagenet_weights_come_from_a_file_whose_name_proves_it(tmp_path, size, 
         start_network(network, config, {"pretrained": tmp_path})
 
 
+def test_the_file_may_be_named_by_its_path(tmp_path):
+    torch.manual_seed(5)
+    source = resnet18(weights=None).state_dict()
+    path = published(tmp_path, "resnet18", source)
+    config = Config(size="S", encoder_weights=str(path))
+    network = network_for(config)
+    assert start_network(network, config, {})
+    assert torch.equal(network.encoder.body.state_dict()["conv1.weight"], source["conv1.weight"])
+    for name, problem in (
+        ("resnet18-00000000.pth", "damaged"),
+        ("resnet50.pth", r"a file named resnet18-f37072fd\.pth"),
+    ):
+        path = path.rename(tmp_path / name)
+        config = Config(size="S", encoder_weights=str(path))
+        with pytest.raises(ValueError, match=problem):
+            start_network(network_for(config), config, {})
+    config = Config(size="S", encoder_weights=str(tmp_path / "nowhere.pth"))
+    with pytest.raises(ValueError, match=r"nowhere\.pth: there is no such file"):
+        start_network(network_for(config), config, {})
+    with pytest.raises(ValueError, match="encoder_weights=imagnet is neither imagenet nor random"):
+        Config(encoder_weights="imagnet")
+
+
 @pytest.mark.parametrize("channels", [{}, {"pretrained": "empty"}])
 @pytest.mark.parametrize(
     ("config", "file"),
@@ -65,6 +88,11 @@ def test_missing_weights_are_no_silent_random_start(tmp_path, config, file, chan
     channels = dict.fromkeys(channels, tmp_path)
     with pytest.raises(ValueError, match=rf"pretrained.*{file}.*encoder_weights=random"):
         start_network(network_for(config), config, channels)
+
+
+def test_the_readme_names_every_file(pytestconfig):
+    readme = (pytestconfig.rootpath / "README.md").read_text()
+    assert [name for name in CUTS if f"`{torchvision_file(name)}`" not in readme] == []
 
 
 def test_a_random_start_must_be_asked_for():

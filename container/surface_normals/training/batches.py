@@ -22,6 +22,8 @@ from surface_normals.training.shares import Share, TrainingPictures
 logger = logging.getLogger(__name__)
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where torch's worker processes hand over their tensors
+MIN_VALID_SHARE = 0.01
+"""Of a window's pixels with truth; the few of another do not count, they are mostly faults."""
 BATCHES_UNDER_WAY = 2  # for each worker; torch's default
 
 
@@ -143,7 +145,8 @@ class AugmentedSamples(Dataset[StoredSample | ValueError]):
             return error
         if config.intrinsics == "given":  # drawn last: all else is as it is with any other camera
             sample = hide_camera(sample, random)
-        return sample if key.counts else replace(sample, valid=np.zeros_like(sample.valid))
+        counts = key.counts and sample.valid.mean() >= MIN_VALID_SHARE
+        return sample if counts else replace(sample, valid=np.zeros_like(sample.valid))
 
 
 def _collate(samples: list[StoredSample | ValueError]) -> Batch | ValueError:

@@ -40,11 +40,12 @@ class Config:
             "`timm:NAME`, any model of the timm library"
         },
     )
-    encoder_weights: str = _choice(
-        "imagenet",
-        "start of the encoder: `imagenet` (a file in channel `pretrained`) or `random`; `tiny`'s own is always random",
-        "imagenet",
-        "random",
+    encoder_weights: str = field(
+        default="imagenet",
+        metadata={
+            "help": "start of the encoder: `imagenet` (a file in channel `pretrained`), the path of such a file, or "
+            "`random`; `tiny`'s own is always random"
+        },
     )
     intrinsics: str = _choice(
         "assume",
@@ -111,8 +112,8 @@ class Config:
     augment: str = _choice(
         "auto",
         "changes of the training pictures: `none` (random windows only), `light` (mirrored, brightness, contrast), "
-        "`full` (also zoom, colours, blur, noise, JPEG: for long runs); `auto`: `full` where epochs x pictures are "
-        "100000 or more, else `light`",
+        "`full` (also zoom, colours, blur, motion, coarseness, noise, JPEG: for long runs); `auto`: `full` where "
+        "epochs x pictures are 100000 or more, else `light`",
         "auto",
         "none",
         "light",
@@ -143,6 +144,10 @@ class Config:
                 raise ValueError(f"{name}={getattr(self, name)} is not a multiple of 32")
         if self.encoder and self.encoder not in ENCODERS and not self.encoder.startswith("timm:"):
             raise ValueError(f"encoder={self.encoder} is none of {', '.join(ENCODERS)}, nor timm:NAME")
+        if self.encoder_weights not in ("imagenet", "random") and "/" not in self.encoder_weights:
+            raise ValueError(
+                f"encoder_weights={self.encoder_weights} is neither imagenet nor random, nor a path with a /"
+            )
         if self.compile and self.sharding == "full":
             raise ValueError("compile=true and sharding=full do not go together: choose one")
         if self.batch_size == "auto" and self.sharding == "full":

@@ -63,6 +63,8 @@ class Sample:
     """(H, W)"""
     intrinsics: Intrinsics | None = None
     """its camera; None where the channel does not tell"""
+    depth: NDArray[np.float32] | None = None
+    """(H, W), along the camera's axis, 0 where unknown; None where the channel has normals"""
 
 
 class PictureDataset:
@@ -110,22 +112,26 @@ class PictureDataset:
 
     def __getitem__(self, index: int) -> Sample:
         """Read one sample. Raises ValueError naming the file when it is damaged or does not fit."""
-        stored = self.stored(index)
+        stored, depth = self._read(index)
         normals, valid = unit_normals_of(stored.vectors, stored.valid, stored.turn)
-        return Sample(stored.name, stored.picture, normals, valid, stored.intrinsics)
+        return Sample(stored.name, stored.picture, normals, valid, stored.intrinsics, depth)
 
     def stored(self, index: int) -> StoredSample:
         """A sample with its vectors as stored. Raises ValueError as above."""
-        name = self.names[index]
+        return self._read(index)[0]
+
+    def _read(self, index: int) -> tuple[StoredSample, NDArray[np.float32] | None]:
         try:
-            return self._read(name)
+            return self._sample_of(self.names[index])
         except ValueError as error:
             raise ValueError(f"channel {self.channel!r}: {error}") from error
 
-    def _read(self, name: str) -> StoredSample:
+    def _sample_of(self, name: str) -> tuple[StoredSample, NDArray[np.float32] | None]:
+        """The sample of this name, and its depth where there is one."""
         picture = _read_picture(self.images[name])
         intrinsics = read_intrinsics(self.cameras[name]) if self.cameras else self.camera
         path, coding = self.truth[name], self.description.coding
+        depth = None
         if self.description.kind == "normals":
             vectors, valid = read_normals(path, coding, self.description.invalid)
         else:
@@ -140,7 +146,7 @@ class PictureDataset:
             _expect_size(self.masks[name], mask, self.images[name], picture)
             valid = valid & mask
         turn = np.diag(axes.TO_RDF[self.description.axes]).astype(np.float32)
-        return StoredSample(name, picture, vectors, valid, turn, intrinsics)
+        return StoredSample(name, picture, vectors, valid, turn, intrinsics), depth
 
 
 def fingerprint_of(names: Iterable[str]) -> str:

@@ -18,6 +18,8 @@ CHOICES = {
     },
     "depth": {"depth": ("z", "ray"), "coding": ("png16", "npy", "npz")},
 }
+NOTES = ("converted_from", "generator")
+"""Where a data set is from, as our own tools write it; nothing hangs on it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,16 @@ def read_description(path: StoredFile) -> Description:
         raise ValueError(
             f"{path} must be JSON like {EXAMPLE}, or {DEPTH_EXAMPLE} with depth/: {error!r}"
         ) from error
+    if stated.get("space", "camera") != "camera":
+        raise ValueError(
+            f"{path}: space is {stated['space']!r}; normals must be in the camera's space: turn each by its picture's "
+            "rotation from the world to the camera"
+        )
+    if unknown := stated.keys() - {*CHOICES[kind], *NOTES, "space"}:
+        raise ValueError(
+            f"{path}: {', '.join(sorted(unknown))} is nothing that is known with {kind}/: there are "
+            f"{', '.join(CHOICES[kind])}; correct or remove it"
+        )
     for key, value in values.items():
         if value not in CHOICES[kind][key]:
             raise ValueError(f"{path}: {key} is {value!r}; choose from {', '.join(CHOICES[kind][key])}")

@@ -117,7 +117,7 @@ class Evaluation:
         self.figures.append(describe(sample.picture, prediction.normals, prediction.expected_error_degrees))
         self.errors.add_errors(errors)
         self.calibration.add(expected, errors)
-        self.edges.add(sample.normals, valid, errors)
+        self.edges.add(sample.normals, valid, errors, sample.depth)
         self.panels.add(
             sample.name,
             sample.picture,

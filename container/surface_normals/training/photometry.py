@@ -13,7 +13,9 @@ LIGHT_JITTER = 0.2
 # Of change_camera: how often, and how much.
 COLOURS_SHARE, COLOURS_JITTER, CHANNEL_JITTER, GAMMA_JITTER = 0.8, 0.4, 0.1, 0.3
 GREY_SHARE = 0.05
+SMALL_SHARE, SMALLEST = 0.1, 0.2
 BLUR_SHARE, BLUR_SIGMA_PIXELS = 0.1, (0.3, 2.0)
+MOTION_SHARE, MOTION_PIXELS = 0.1, (3, 11)
 NOISE_SHARE, NOISE_SIGMA = 0.1, (0.01, 0.05)
 JPEG_SHARE, JPEG_QUALITY = 0.1, (20, 95)
 
@@ -34,6 +36,10 @@ def change_camera(picture: Picture, random: np.random.Generator) -> Picture:
         image = _change_colours(image, random)
     if random.random() < GREY_SHARE:
         image = image.convert("L").convert("RGB")
+    if random.random() < SMALL_SHARE:
+        image = _enlarge_from(image, random.uniform(SMALLEST, 1))
+    if random.random() < MOTION_SHARE:
+        image = _move(image, random)
     if random.random() < BLUR_SHARE:
         image = image.filter(ImageFilter.GaussianBlur(random.uniform(*BLUR_SIGMA_PIXELS)))
     if random.random() < NOISE_SHARE:
@@ -51,6 +57,25 @@ def _change_colours(image: Image.Image, random: np.random.Generator) -> Image.Im
     levels = ((np.linspace(0, 1, 256) - 0.5) * contrast + 0.5).clip(0, 1) ** gamma
     tables = (255 * brightness * balance[:, None] * levels).clip(0, 255).round().astype(int)
     return ImageEnhance.Color(image).enhance(saturation).point(tables.ravel().tolist())
+
+
+def _enlarge_from(image: Image.Image, scale: float) -> Image.Image:
+    """As of a smaller picture that was enlarged."""
+    small = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(small, Image.Resampling.BOX).resize(image.size, Image.Resampling.BILINEAR)
+
+
+def _move(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Blurred along a straight line, as by a camera that moved while it was open. The border goes on beyond itself."""
+    length, angle = random.uniform(*MOTION_PIXELS), random.uniform(0, np.pi)
+    along = np.linspace(-1, 1, int(np.ceil(length))) * (length - 1) / 2
+    reach = MOTION_PIXELS[1] // 2
+    padded = np.pad(np.asarray(image), ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    total = np.zeros((image.height, image.width, 3), np.uint16)
+    for row, column in np.stack([along * np.sin(angle), along * np.cos(angle)], axis=1).round().astype(int):
+        top, left = reach + row, reach + column
+        total += padded[top : top + image.height, left : left + image.width]
+    return Image.fromarray((total / len(along)).round().astype(np.uint8))
 
 
 def _add_noise(image: Image.Image, random: np.random.Generator) -> Image.Image:

@@ -45,7 +45,10 @@ def start_network(network: SurfaceNormalNetwork, config: Config, channels: Mappi
     if not encoder.weights_file or config.encoder_weights == "random":
         logger.info("the encoder starts at random")
         return False
-    path = _find_weights(network.shape.encoder, encoder.weights_file, channels.get(ENCODER_CHANNEL))
+    if config.encoder_weights == "imagenet":
+        path = _find_weights(network.shape.encoder, encoder.weights_file, channels.get(ENCODER_CHANNEL))
+    else:
+        path = _named_weights(network.shape.encoder, encoder.weights_file, Path(config.encoder_weights))
     _load_body(encoder, path)
     logger.info("the encoder starts from %s", path)
     return True
@@ -85,13 +88,10 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _find_weights(encoder: str, expected: str, folder: Path | None) -> Path:
-    """The file in `folder` that is named after the encoder; the hash in its name, if there is one, is checked."""
-    name = expected.removesuffix(".safetensors").removesuffix(".pth")
-    name = re.sub("-[0-9a-f]{8}$", "", name)
-    names = f"{re.escape(name)}|{re.escape(name.partition('.')[0])}"  # timm: a tag may follow a dot
-    pattern = re.compile(rf"(?:{names})(?:-([0-9a-f]{{8}}))?\.(?:pth|safetensors)")
+    """The file in `folder` that is named after the encoder."""
+    pattern = _pattern(expected)
     files = sorted(folder.iterdir()) if folder and folder.is_dir() else []
-    found = [(path, match[1]) for path in files if (match := pattern.fullmatch(path.name))]
+    found = [path for path in files if pattern.fullmatch(path.name)]
     if len(found) != 1:
         holds = (
             "is not there"
@@ -102,11 +102,31 @@ def _find_weights(encoder: str, expected: str, folder: Path | None) -> Path:
             f"encoder {encoder} starts from ImageNet weights: channel {ENCODER_CHANNEL!r} must hold one file "
             f"{expected}, and {holds}; encoder_weights=random does without"
         )
-    path, digits = found[0]
+    return _undamaged(found[0], pattern)
+
+
+def _named_weights(encoder: str, expected: str, path: Path) -> Path:
+    """The file that the caller named."""
+    pattern = _pattern(expected)
+    if not path.is_file():
+        raise ValueError(f"encoder_weights={path}: there is no such file")
+    if not pattern.fullmatch(path.name):
+        raise ValueError(f"encoder_weights={path}: encoder {encoder} starts from a file named {expected}")
+    return _undamaged(path, pattern)
+
+
+def _pattern(expected: str) -> re.Pattern[str]:
+    """The names that the encoder's file may have, with the beginning of its SHA-256 or without."""
+    name = re.sub("-[0-9a-f]{8}$", "", expected.removesuffix(".safetensors").removesuffix(".pth"))
+    names = f"{re.escape(name)}|{re.escape(name.partition('.')[0])}"  # timm: a tag may follow a dot
+    return re.compile(rf"(?:{names})(?:-([0-9a-f]{{8}}))?\.(?:pth|safetensors)")
+
+
+def _undamaged(path: Path, pattern: re.Pattern[str]) -> Path:
+    match = pattern.fullmatch(path.name)
+    digits = match[1] if match else None
     if digits and not hashlib.sha256(path.read_bytes()).hexdigest().startswith(digits):
-        raise ValueError(
-            f"channel {ENCODER_CHANNEL!r}: {path} is damaged: its SHA-256 does not begin with {digits}"
-        )
+        raise ValueError(f"encoder weights {path} are damaged: their SHA-256 does not begin with {digits}")
     return path
 
 
@@ -122,7 +142,7 @@ def _load_body(encoder: Encoder, path: Path) -> None:
     except (RuntimeError, SafetensorError, pickle.UnpicklingError, AttributeError, EOFError) as error:
         cause = str(error).splitlines()[-1].strip() if str(error) else "it ends too early"
         raise ValueError(
-            f"channel {ENCODER_CHANNEL!r}: {path} does not hold the weights of this encoder: {cause}"
+            f"encoder weights: {path} does not hold the weights of this encoder: {cause}"
         ) from error
 
 
