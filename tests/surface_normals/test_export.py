@@ -109,18 +109,20 @@ def test_whatever_becomes_of_the_exporter_the_model_stays(failing_torch, last_wo
     load_artifact(model_dir)
 
 
-def test_a_disk_that_is_full_costs_the_export_only(tmp_path, caplog):
-    save_artifact(tmp_path, SurfaceNormalNetwork(SHAPE), {})
+def test_a_full_disk_costs_neither_the_job_nor_the_model_that_stands(failing_torch, caplog):
+    model_dir = failing_torch("os._exit(1)")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))  # as a full disk does, it cuts files off
     try:
-        export("torch", tmp_path)
+        export("torch", model_dir)
+        with pytest.raises(OSError, match="File too large"):
+            save_artifact(model_dir, SurfaceNormalNetwork(SHAPE), {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "not exported as model.pt2" in caplog.text
+    (model_dir / ".model.onnx.partial").unlink()  # not of this export
     assert "export.json is not written" in caplog.text
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
-    load_artifact(tmp_path)
+    assert sorted(path.name for path in model_dir.iterdir()) == ["model.json", "model.safetensors"]
+    load_artifact(model_dir)
 
 
 def test_without_being_asked_nothing_is_written(tmp_path):

@@ -184,14 +184,14 @@ def test_stopped_while_it_measures_it_leaves_a_checkpoint_and_a_model(
     tmp_path, pictures, large_pictures, processes
 ):
     base = prepare(tmp_path / "ml", pictures, epochs="100000", checkpoint_minutes="60")
-    shutil.copytree(large_pictures, base / "input/data/validation", copy_function=os.link)
+    most = shutil.ignore_patterns(*(f"{index:06d}.*" for index in range(3, 12)))
+    shutil.copytree(large_pictures, base / "input/data/validation", copy_function=os.link, ignore=most)
     process = start(base, **processes)
     wait_for(base, "train_loss=")  # of the first epoch, after which it measures
     code, step = stop(base, process)
     assert (code, newest(base)) == (0, step)
     assert step == (1 if processes else 2)
     assert "val_mean_angular_error" not in log_of(base)
-    goes_on(base, step, **processes)
 
 
 def test_stopped_while_it_saves_it_leaves_a_checkpoint_and_a_model(tmp_path, pictures):
