@@ -46,7 +46,9 @@ def hosts(containers, network, make_tree, train_image, tmp_path):
         pack(PictureDataset("train", source), tree.root / "input/data/train", shard_bytes=1)
         tree.add_pictures("validation", 2, seed=3)
         tree.set_hyperparameters(**HYPERPARAMETERS | {"epochs": epochs, "precision": "float16"})
-        tree.configure("resourceconfig", {"current_host": names[index], "hosts": names, "network_interface_name": "eth0"})
+        tree.configure(
+            "resourceconfig", {"current_host": names[index], "hosts": names, "network_interface_name": "eth0"}
+        )
         tree.configure(
             "inputdataconfig",
             {

@@ -86,13 +86,13 @@ def newest(checkpoints):
 def test_the_default_shared_memory_is_enough_for_fewer_workers(containers, attempt):
     """Docker's is 64 MB. And no word after the image's name means: train."""
     crop = {"crop_height": "448", "crop_width": "448", "batch_size": "4"}
-    container, tree = attempt(
-        command=None, options={"shm_size": "64m"}, workers="2", epochs="2", **crop
-    )
+    container, tree = attempt(command=None, options={"shm_size": "64m"}, workers="2", epochs="2", **crop)
     ended = containers.end_of(container, 300)
 
     assert ended.exit_code == 0, ended.stderr
-    assert re.search(r"/dev/shm has 6\d MB free, workers=2 need \d+ MB: 1 will read; .*--shm-size", ended.stderr)
+    assert re.search(
+        r"/dev/shm has 6\d MB free, workers=2 need \d+ MB: 1 will read; .*--shm-size", ended.stderr
+    )
     load_artifact(tree.root / "model")
 
 
@@ -135,7 +135,9 @@ def test_an_empty_channel_is_named(containers, make_tree, train_image):
     ended = containers.run(train_image, "train", volumes=tree.volumes)
 
     assert ended.exit_code == 1
-    assert re.match(r"ClientError: channel 'train' is empty: looked in /opt/ml/input/data/train", tree.failure)
+    assert re.match(
+        r"ClientError: channel 'train' is empty: looked in /opt/ml/input/data/train", tree.failure
+    )
 
 
 def test_a_missing_channel_is_named(containers, make_tree, train_image):
@@ -191,7 +193,7 @@ def test_a_full_disk_is_said_with_its_cure(containers, attempt, folder, size):
     ended = containers.end_of(container, 120)
 
     assert ended.exit_code == 1
-    assert ("checkpoint of step" in ended.stderr)
+    assert "checkpoint of step" in ended.stderr
     assert "No space left on device" in tree.failure.splitlines()[0]
     assert "the disk is full: raise the job's VolumeSizeInGB" in tree.failure
     assert "No space left on device" in ended.stderr.splitlines()[-1]
