@@ -128,7 +128,7 @@ def unplugged(container, network):
 def test_a_lost_host_ends_the_other_with_a_reason(hosts, containers, network, lost, how):
     started = [hosts(index, "100000", COLLECTIVE_TIMEOUT_SECONDS) for index in (0, 1)]
     leader, _ = started[0]
-    containers.wait_until(lambda: b"train_loss=" in leader.logs(), leader, 180, "it reports its loss")
+    containers.wait_until(lambda: b"train_loss=" in leader.logs(), leader, 300, "it reports its loss")
     how(started[lost][0], network)
     began = time.monotonic()
     container, tree = started[1 - lost]

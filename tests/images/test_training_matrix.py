@@ -19,6 +19,7 @@ from .conftest import HYPERPARAMETERS
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
+DEADLINE_SECONDS = 300  # for what takes seconds on a machine with nothing else to do
 GRACE_SECONDS = 100  # of the 120 that SageMaker gives
 COPIES = 1000
 
@@ -85,9 +86,9 @@ def newest(checkpoints):
 
 def test_the_default_shared_memory_is_enough_for_fewer_workers(containers, attempt):
     """Docker's is 64 MB. And no word after the image's name means: train."""
-    crop = {"crop_height": "448", "crop_width": "448", "batch_size": "4"}
+    crop = {"crop_height": "512", "crop_width": "512", "batch_size": "4"}
     container, tree = attempt(command=None, options={"shm_size": "64m"}, workers="2", epochs="2", **crop)
-    ended = containers.end_of(container, 300)
+    ended = containers.end_of(container, DEADLINE_SECONDS)
 
     assert ended.exit_code == 0, ended.stderr
     assert re.search(
@@ -98,9 +99,9 @@ def test_the_default_shared_memory_is_enough_for_fewer_workers(containers, attem
 
 def test_without_shared_memory_the_training_process_reads(containers, attempt):
     """The two batches under way are larger than it is: workers would end the job with a bus error."""
-    crop = {"crop_height": "448", "crop_width": "448", "batch_size": "4"}
+    crop = {"crop_height": "512", "crop_width": "512", "batch_size": "4"}
     container, tree = attempt(options={"shm_size": "16m"}, workers="2", epochs="2", **crop)
-    ended = containers.end_of(container, 300)
+    ended = containers.end_of(container, DEADLINE_SECONDS)
 
     assert ended.exit_code == 0, ended.stderr
     assert "pictures are read in the training process" in ended.stderr
@@ -143,7 +144,7 @@ def test_an_empty_channel_is_named(containers, make_tree, train_image):
 def test_a_missing_channel_is_named(containers, make_tree, train_image):
     tree = make_tree()
     tree.add_pictures("training", 2)  # as one calls it who has not read that it must be `train`
-    ended = containers.run(train_image, "train", volumes=tree.volumes)
+    ended = containers.run(train_image, "train", volumes=tree.volumes, deadline_seconds=DEADLINE_SECONDS)
 
     assert ended.exit_code == 1
     assert tree.failure.startswith("ClientError: channel 'train' is missing; the job has training")
@@ -154,14 +155,14 @@ def test_a_damaged_picture_is_named_however_long_its_name(containers, make_tree,
     tree.add_pictures("train", 2)
     tree.set_hyperparameters(**HYPERPARAMETERS)
     images = tree.root / "input/data/train/images"
-    name = f"{'ü' * 100}/{'ü' * 100}/damaged"
+    name = "/".join(["x" * 190] * 3 + ["damaged"])
     for folder, ending in (("images", ".png"), ("normals", ".npy")):
         file = images.with_name(folder) / f"{name}{ending}"
         file.parent.mkdir(parents=True)
         shutil.copy(images.with_name(folder) / f"000000{ending}", file)
     with (images / f"{name}.png").open("r+b") as file:
         file.truncate(60)
-    ended = containers.run(train_image, "train", volumes=tree.volumes)
+    ended = containers.run(train_image, "train", volumes=tree.volumes, deadline_seconds=DEADLINE_SECONDS)
 
     assert ended.exit_code == 1
     assert tree.failure.startswith("ClientError: channel 'train'")
@@ -172,12 +173,12 @@ def test_too_little_memory_is_said(containers, attempt):
     """The kernel ends the rank in its first step."""
     limit = {"mem_limit": "700m", "memswap_limit": "700m"}
     container, tree = attempt(options=limit, batch_size="4", crop_height="2048", crop_width="2048")
-    ended = containers.end_of(container, 120)
+    ended = containers.end_of(container, DEADLINE_SECONDS)
 
     assert ended.exit_code == 1
     assert "pictures, 0 validation pictures" in ended.stderr
     assert "killed by signal 9 (SIGKILL); likely out of memory" in tree.failure
-    assert "limit 0.7 GiB, the kernel's out-of-memory killer ended 1 process(es)" in tree.failure
+    assert "limit 0.7 GiB, the kernel's out-of-memory killer ended " in tree.failure
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_too_little_memory_is_said(containers, attempt):
 def test_a_full_disk_is_said_with_its_cure(containers, attempt, folder, size):
     disk = {"tmpfs": {f"/opt/ml/{folder}": f"size={size}"}}
     container, tree = attempt(options=disk, checkpoint_minutes="0", epochs="20")
-    ended = containers.end_of(container, 120)
+    ended = containers.end_of(container, DEADLINE_SECONDS)
 
     assert ended.exit_code == 1
     assert "checkpoint of step" in ended.stderr
@@ -201,7 +202,7 @@ def test_a_full_disk_is_said_with_its_cure(containers, attempt, folder, size):
 
 def stop_when(containers, container, begun, what):
     """`docker stop` as soon as `begun()`. What the log had told before the signal, and the end."""
-    containers.wait_until(begun, container, 180, what)
+    containers.wait_until(begun, container, DEADLINE_SECONDS, what)
     container.stop(timeout=GRACE_SECONDS)
     ended = containers.end_of(container, 10)
     before, asked, _ = ended.stderr.partition("SIGTERM: training is asked to stop")
@@ -247,7 +248,7 @@ def test_a_stop_in_any_phase_ends_well_and_the_next_attempt_goes_on(containers, 
 
     last = newest(checkpoints)
     container, tree = attempt(epochs=str(last // 2 + 2), validation="validation")
-    ended = containers.end_of(container, 180)
+    ended = containers.end_of(container, DEADLINE_SECONDS)
     assert ended.exit_code == 0, ended.stderr
     assert f"resumed from the checkpoint of step {last} " in ended.stderr
     assert load_artifact(tree.root / "model")[1]["trained"]["step"] == 2 * (last // 2 + 2)
@@ -268,7 +269,7 @@ def test_a_stop_while_a_checkpoint_is_written_ends_well_and_the_next_attempt_goe
 
     last = newest(checkpoints)
     container, tree = attempt(**larger, epochs=str(last // 2 + 1))
-    ended = containers.end_of(container, 180)
+    ended = containers.end_of(container, DEADLINE_SECONDS)
     assert ended.exit_code == 0, ended.stderr
     assert f"resumed from the checkpoint of step {last} " in ended.stderr
 
@@ -279,7 +280,10 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(containers, attempt, ch
     for moment in random.Random(7).sample(range(300), kills):
         container, _ = attempt(**job)
         containers.wait_until(
-            lambda container=container: "checkpoint of step" in log_of(container), container, 120, "it saves"
+            lambda container=container: "checkpoint of step" in log_of(container),
+            container,
+            DEADLINE_SECONDS,
+            "it saves",
         )
         time.sleep(moment / 1000)
         container.kill()
