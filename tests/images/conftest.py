@@ -165,13 +165,20 @@ class MountedTree:
             pass
 
     def set_hyperparameters(self, **hyperparameters):
-        file = self.root / "input/config/hyperparameters.json"
+        self.configure("hyperparameters", hyperparameters)
+
+    def configure(self, name, value):
+        """Write a file of input/config."""
+        file = self.root / f"input/config/{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(hyperparameters))
+        file.write_text(json.dumps(value))
 
     @property
     def failure(self):
-        return (self.root / "output/failure").read_text()
+        """What SageMaker shows of it: all, or the test fails."""
+        text = (self.root / "output/failure").read_text()
+        assert len(text) <= 1024
+        return text
 
     @property
     def volumes(self):
