@@ -1,6 +1,6 @@
 /* A driver library without a driver: libnvidia-ml.so.1 as nvidia-ml-py asks for it.
  *
- * Everything is told by the file `knobs` beside the library, read anew at each call: one
+ * Everything is told by the file `knobs` beside the library, as it is at each call: one
  * `name value` per line (integers). Names:
  *   gpus                                       how many there are (1)
  *   init.error, count.error                    NVML error codes, 0 is none
@@ -28,6 +28,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -38,23 +39,34 @@ typedef struct { unsigned int gpu, memory; } utilization_t;
 typedef struct { unsigned int version; unsigned long long total, reserved, free, used; } memory_v2_t;
 typedef struct { unsigned long long total, free, used; } memory_v1_t;
 
-static FILE *beside(const char *name, const char *mode) {
+static void path_beside(const char *name, char *path, size_t size) {
     Dl_info self;
-    char path[4096];
-    if (!dladdr((void *)beside, &self)) return NULL;
-    const char *slash = strrchr(self.dli_fname, '/');
+    const char *slash = dladdr((void *)path_beside, &self) ? strrchr(self.dli_fname, '/') : NULL;
     int folder = slash ? (int)(slash - self.dli_fname) : 1;
-    snprintf(path, sizeof path, "%.*s/%s", folder, slash ? self.dli_fname : ".", name);
-    return fopen(path, mode);
+    snprintf(path, size, "%.*s/%s", folder, slash ? self.dli_fname : ".", name);
 }
 
+/* The file is read again when another one has taken its place. */
 static unsigned long long knob(const char *name, unsigned long long otherwise) {
-    char line[128];
-    unsigned long long value;
-    FILE *file = beside("knobs", "r");
-    while (file && fscanf(file, "%127s %llu", line, &value) == 2)
-        if (!strcmp(line, name)) otherwise = value;
-    if (file) fclose(file);
+    static pthread_mutex_t reading = PTHREAD_MUTEX_INITIALIZER;
+    static char text[1 << 16], path[4096];
+    static struct stat known;
+    struct stat now;
+    size_t length = strlen(name);
+    pthread_mutex_lock(&reading);
+    if (!*path) path_beside("knobs", path, sizeof path);
+    if (stat(path, &now)) {
+        *text = 0;
+        known.st_ino = 0;
+    } else if (now.st_ino != known.st_ino || now.st_mtim.tv_nsec != known.st_mtim.tv_nsec) {
+        FILE *file = fopen(path, "r");
+        text[file ? fread(text, 1, sizeof text - 1, file) : 0] = 0;
+        if (file) fclose(file);
+        known = now;
+    }
+    for (char *line = text; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
+        if (!strncmp(line, name, length) && line[length] == ' ') otherwise = strtoull(line + length, NULL, 10);
+    pthread_mutex_unlock(&reading);
     return otherwise;
 }
 
@@ -99,7 +111,9 @@ int nvmlInitWithFlags(unsigned int flags) {
     (void)flags;
     hang();
     int error = (int)knob("init.error", SUCCESS);
-    FILE *file = beside("initialised", "a");
+    char path[4096];
+    path_beside("initialised", path, sizeof path);
+    FILE *file = fopen(path, "a");
     if (file) {
         fprintf(file, "%d\n", (int)getpid());
         fclose(file);
