@@ -178,3 +178,17 @@ def test_a_burst_beyond_the_queue_is_told_as_dropped(start: Start, address: str)
     (told,), (lost,) = (sums(agent.lines(), name).values() for name in ("Requests", "DroppedWorkFigures"))
     assert lost[0] > 0
     assert told[0] + lost[0] == 100
+
+
+def test_drift_is_in_the_snapshot_of_a_host_without_a_gpu_too(
+    start: Start, driver: Path, address: str, sender: WorkSender
+) -> None:
+    nvml.turn(driver, {"gpus": 0})
+    snapshot = driver / "gpus.prom"
+    agent = start(f"--work-address={address}", f"--snapshot={snapshot}")
+    wait_until(lambda: f"@{address}" in Path("/proc/net/unix").read_text())
+    sender.send(**{"drift_psi:size": 0.31, "drift_ks:size": 0.2})
+    wait_until(snapshot.exists)
+    assert 'inference_drift_psi{figure="size"} 0.31' in snapshot.read_text().splitlines()
+    agent.finish()
+    assert not snapshot.exists()
