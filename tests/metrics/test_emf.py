@@ -97,6 +97,19 @@ def test_whatever_is_published_no_line_is_longer_than_a_pipe_takes_in_one_piece(
     assert arrived == sum(len(one.values) for one in series)
 
 
+def test_a_line_may_be_as_long_as_a_pipe_takes_and_not_a_byte_longer() -> None:
+    names = ("GpuUtilization", "GpuPowerWatts", "GpuMemoryUsedPercent", "GpuTemperatureCelsius", "GpuErrors")
+    series = [Series(name, (345.6,) * 100, Part.of_gpu(0)) for name in names]
+    lengths = []
+    for characters in range(1, 800):
+        identity = Identity("training", {"Project": "p" * characters}, "fleet")
+        lines = list(emf.lines(series, identity, MINUTE))
+        lengths.append([len(line) for line in lines])
+        assert sum(len(datum.values) for line in lines for datum in emf_validator.read(line)) == 500
+    assert max(map(max, lengths)) == 4096
+    assert {len(of_one) for of_one in lengths} == {1, 2}
+
+
 def test_a_line_has_at_most_100_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where more of them would fit into its bytes."""
     names = [f"{letter}{digit}" for letter in "abcdefghijk" for digit in "0123456789"][: EMF_METRICS + 1]

@@ -1,10 +1,12 @@
 """What samples and work of a minute make together, in numbers worked out by hand."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 
-from metrics.catalogue import Part
+from metrics.agent import Period
+from metrics.catalogue import Part, Series
 from metrics.period import series_of
 from metrics.sample import GpuSample
 
@@ -142,3 +144,31 @@ def test_the_distances_of_each_figure_are_told_apart() -> None:
         ("DriftKs", ("Figure", "size")): (0.1,),
         ("DriftPsi", ("Figure", "sharpness")): (2,),
     }
+
+
+class Published:
+    """A sink that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.periods: list[tuple[int, dict[str, tuple[float, ...]]]] = []
+
+    def publish(self, series: Sequence[Series], timestamp_milliseconds: int) -> None:
+        self.periods.append((timestamp_milliseconds, {one.name: one.values for one in series}))
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_period_is_told_once_though_something_comes_late_and_lasts_as_long_as_its_data() -> None:
+    sink = Published()
+    period = Period(sink, 60, num_hosts=1, usd_per_hour=3600, now=30)
+    period.add_work(40, {"requests": 1})
+    period.add_work(61, {"requests": 10})
+    period.add_work(59.9, {"requests": 100})  # the minute before is told already
+    period.add_work(130, {"requests": 1000})
+    period.publish(140)
+    assert [(time, told["Requests"], told["CostPer1000"]) for time, told in sink.periods] == [
+        (0, (1,), (30_000,)),
+        (60_000, (110,), (pytest.approx(60_000 / 110, rel=1e-4),)),
+        (120_000, (1000,), (20,)),
+    ]
