@@ -3,22 +3,23 @@
 A thread samples, because a hung driver call cannot be interrupted; another receives what the trainer or the
 workers tell of their work. The main thread publishes, keeps the snapshot and the summary, and ends on SIGTERM
 or with its parent, whatever the sampling thread is doing. It can never fail the job: any trouble is one line
-on standard error and exit code 0.
+on standard error and exit code 0; trouble with the GPUs leaves the figures of the work.
 """
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import queue
+import secrets
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from metrics import emf, work
 from metrics.cloudwatch import LEVELS, Identity
@@ -26,22 +27,41 @@ from metrics.period import series_of
 from metrics.sample import GpuSample
 from metrics.sinks import SINKS, Sink, open_sink
 from metrics.snapshot import Snapshot
+from metrics.summary import Summary
 from metrics.verdict import JobTotals, told
+from metrics.work import Message, values
 
 NICENESS = 10
 PARENT_POLL_SECONDS = 0.5
 SILENT_INTERVALS = 30
 """A driver that has not answered for so many sampling intervals is reported as hung."""
-BACKLOG_MOMENTS = 900
-"""Moments kept while standard output takes no more lines: 15 minutes; later ones are dropped."""
+BACKLOG_EVENTS = 3600
+"""Kept while standard output takes no more lines: 15 minutes of three workers; later ones are dropped."""
+LAST_WORDS_SECONDS = 0.5
+"""At the end, for what the trainer or the workers have sent already."""
 
 SUMMARY_INTERVALS = 10
 """The summary is rewritten after so many sampling intervals: whoever reads it before the end has nearly all."""
 
-Moment = tuple[float, list[GpuSample]]
-"""Seconds since 1970, and a sample of each GPU taken then."""
-Event = Moment | Mapping[str, float] | Exception | None
-"""From the sampling thread: a moment, or the error that ended it; work figures; None, from SIGTERM: stop."""
+Clock = Callable[[], float]
+
+
+class Moment(NamedTuple):
+    """A sample of each GPU taken at `time`, seconds since 1970."""
+
+    time: float
+    samples: list[GpuSample]
+
+
+class Work(NamedTuple):
+    """What came from the trainer or a worker at `time`, seconds since 1970."""
+
+    time: float
+    message: Message
+
+
+Events = queue.SimpleQueue[Moment | Work | None]
+"""None, from SIGTERM: stop."""
 
 _log = logging.getLogger("metrics.agent")
 
@@ -58,7 +78,7 @@ def main() -> None:
     try:
         run(options)
     except Exception as error:  # noqa: BLE001 - whatever happens here, the job must not look failed
-        _log.error("GPU metrics end here: %s: %s", type(error).__name__, " ".join(str(error).split()))
+        _log.error("GPU metrics end here: %s: %s", type(error).__name__, _in_one_line(error))
     # Not sys.exit: the driver library's own clean-up could wait for the thread that hangs in it.
     os._exit(0)
 
@@ -88,56 +108,70 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """Sample, publish and keep the snapshot until SIGTERM or until the parent is gone."""
     dimensions = dict(text.split("=", 1) for text in options.dimension)
-    identity = Identity(options.phase, dimensions, options.level)
+    identity = Identity(options.phase, dimensions, options.level, boot=secrets.token_hex(4))
     emf.check(identity)
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    clock = steady_clock()
+    begun = clock()
+    events: Events = queue.SimpleQueue()
     become_background(events)
-    sampler = threading.Thread(target=sample, args=(events, options.interval_seconds), daemon=True)
+    sampler = threading.Thread(target=sample, args=(events, options.interval_seconds, clock), daemon=True)
     sampler.start()
-
-    if options.work_address:
-        threading.Thread(target=receive, args=(events, options.work_address), daemon=True).start()
+    ear = Ear(events, options.work_address, clock)
     sink = open_sink(options.sink, identity, options.region)
-    period = Period(sink, options.publish_seconds, options.num_hosts, options.usd_per_hour)
+    period = Period(sink, options.publish_seconds, options.num_hosts, options.usd_per_hour, begun)
     summary = Summary(options.summary, JobTotals(options.num_hosts, options.usd_per_hour))
     snapshot = Snapshot(options.snapshot)
     silence_seconds = SILENT_INTERVALS * options.interval_seconds
     answered, hung = time.monotonic(), False
+
+    def take(event: Moment | Work) -> None:
+        if isinstance(event, Work):
+            period.add_work(event.time, event.message)
+            summary.totals.add_work(event.message, event.time - begun)
+            snapshot.add_work(event.message)
+        else:
+            period.add(event.time, event.samples)
+            summary.totals.add(event.samples)
+
     try:
         while os.getppid() == options.parent_pid:
+            event: Moment | Work | None
             try:
                 event = events.get(timeout=min(PARENT_POLL_SECONDS, options.interval_seconds))
             except queue.Empty:
-                event = (time.time(), [])
+                event = Moment(clock(), [])
             if event is None:
                 break
-            if isinstance(event, Exception):
-                raise event
-            if isinstance(event, Mapping):
-                period.add_work(time.time(), event)
-                summary.totals.add_work(event, summary.age_of_job_seconds)
+            take(event)
+            if isinstance(event, Work):
                 continue
-            now, samples = event
-            period.add(now, samples)
-            summary.totals.add(samples)
             if summary.age_seconds > SUMMARY_INTERVALS * options.interval_seconds:
                 summary.write()
-            if samples:
-                snapshot.replace(samples)
+            if event.samples:
                 answered, hung = time.monotonic(), False
             elif sampler.is_alive() and not hung and time.monotonic() - answered > silence_seconds:
                 hung = True
                 snapshot.remove()
                 _log.warning("the GPU driver has not answered for %.3g s; waiting for it", silence_seconds)
+            if event.samples or not sampler.is_alive():
+                snapshot.replace(event.samples)
     finally:
+        for last in ear.last_words():
+            take(last)
         snapshot.remove()
-        period.publish()
+        period.publish(clock())
         if figures := summary.write():
             _log.info("%s", told(figures))
         sink.close()
 
 
-def become_background(events: queue.SimpleQueue[Event]) -> None:
+def steady_clock() -> Clock:
+    """Seconds since 1970 that never go back: as the system's clock says now, and from here on by the steady one."""
+    begun = time.time() - time.monotonic()
+    return lambda: begun + time.monotonic()
+
+
+def become_background(events: Events) -> None:
     """Stand behind the job for the processor, and undo what the parent's signal set-up left here."""
     os.nice(NICENESS)
     signal.signal(signal.SIGTERM, lambda number, frame: events.put(None))
@@ -145,8 +179,8 @@ def become_background(events: queue.SimpleQueue[Event]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def sample(events: queue.SimpleQueue[Event], interval_seconds: float) -> None:
-    """The sampling thread: a moment each interval until no GPU is left, or the error that ended it."""
+def sample(events: Events, interval_seconds: float, clock: Clock) -> None:
+    """The sampling thread: a moment each interval until no GPU is left, or until what ends it is said."""
     try:
         # Not above: an image without nvidia-ml-py must get as far as saying so in one line.
         from metrics.gpus import NoGpuError, open_gpus
@@ -159,54 +193,93 @@ def sample(events: queue.SimpleQueue[Event], interval_seconds: float) -> None:
         due, number = time.monotonic(), 0
         while samples := [sample for sample in (gpu.sample(number) for gpu in gpus) if sample is not None]:
             number += 1
-            if events.qsize() < BACKLOG_MOMENTS:
-                events.put((time.time(), samples))
+            if events.qsize() < BACKLOG_EVENTS:
+                events.put(Moment(clock(), samples))
             # By absolute time, so that the calls' own duration does not add up; what a slow call
             # overran is skipped, not made up for.
             late = time.monotonic() - due
             due += interval_seconds * (1 + late // interval_seconds)
             time.sleep(max(0.0, due - time.monotonic()))
-    except Exception as error:  # noqa: BLE001 - handed to the main thread, which reports it
-        events.put(error)
+    except ImportError as error:
+        _log.info("no GPU is sampled: %s", _in_one_line(error))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the work goes on being published
+        _log.error("no GPU is sampled from here on: %s: %s", type(error).__name__, _in_one_line(error))
 
 
-def receive(events: queue.SimpleQueue[Event], address: str) -> None:
-    """The receiving thread: each message of the trainer, for as long as the agent lives."""
-    try:
-        for message in work.messages(work.listen(address)):
-            if events.qsize() < BACKLOG_MOMENTS:
-                events.put(message)
-    except OSError as error:
-        _log.warning("no work figures: cannot listen at %s (%s)", address, error.strerror)
+class Ear:
+    """The receiving thread: each message of the trainer or the workers, with the time at which it came."""
+
+    def __init__(self, events: Events, address: str | None, clock: Clock) -> None:
+        self._events, self._clock = events, clock
+        self._receiver: socket.socket | None = None
+        self._dropped = 0.0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        if address is not None:
+            try:
+                self._receiver = work.listen(address)
+            except OSError as error:
+                _log.warning("no work figures: cannot listen at %s (%s)", address, error.strerror)
+            else:
+                self._thread.start()
+
+    def _run(self) -> None:
+        assert self._receiver is not None
+        for message in work.messages(self._receiver):
+            dropped = self._dropped + sum(values(message, "dropped"))
+            if self._events.qsize() >= BACKLOG_EVENTS:
+                self._dropped = dropped + 1
+                continue
+            self._dropped = 0
+            self._events.put(Work(self._clock(), {**message, "dropped": dropped} if dropped else message))
+
+    def last_words(self) -> list[Moment | Work]:
+        """Hear no more: everything that had been sent by now and was not taken yet, and what was dropped."""
+        left: list[Moment | Work] = []
+        if self._receiver is not None:
+            self._receiver.shutdown(socket.SHUT_RD)  # the thread still gets what waits there
+            self._thread.join(LAST_WORDS_SECONDS)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (event := self._events.get_nowait()) is not None:
+                    left.append(event)
+        return [*left, Work(self._clock(), {"dropped": self._dropped})] if self._dropped else left
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 class Period:
-    """What came in one publishing period; periods start at whole multiples of their length."""
+    """What came in one publishing period; periods start at whole multiples of their length.
 
-    def __init__(self, sink: Sink, seconds: float, num_hosts: int, usd_per_hour: float | None) -> None:
+    Times are seconds since 1970, the data's own. What comes late is counted in the period that has begun by
+    then: one that is over is published once.
+    """
+
+    def __init__(
+        self, sink: Sink, seconds: float, num_hosts: int, usd_per_hour: float | None, now: float
+    ) -> None:
         self._sink, self._seconds = sink, seconds
         self._num_hosts, self._usd_per_hour = num_hosts, usd_per_hour
-        self._number = 0
-        self._begun = time.time()
+        self._begun, self._number = now, int(now // seconds)
         self._samples: list[GpuSample] = []
-        self._work: list[Mapping[str, float]] = []
+        self._work: list[Message] = []
 
     def add(self, now: float, samples: list[GpuSample]) -> None:
-        """Take samples of the time `now` (seconds since 1970); publish the old period when it is over."""
+        """Take samples of the time `now`; publish the old period when it is over."""
         number = int(now // self._seconds)
-        if number != self._number:
-            self.publish()
-            self._number = number
+        if number > self._number:
+            self.publish((self._number + 1) * self._seconds)
+            self._begun, self._number = number * self._seconds, number
         self._samples += samples
 
-    def add_work(self, now: float, message: Mapping[str, float]) -> None:
+    def add_work(self, now: float, message: Message) -> None:
         """Take work figures of the time `now`, likewise."""
         self.add(now, [])
         self._work.append(message)
 
-    def publish(self) -> None:
+    def publish(self, now: float) -> None:
         """Hand over what has been taken since the last time."""
-        now = time.time()
         series = series_of(
             self._samples,
             self._work,
@@ -214,41 +287,8 @@ class Period:
             num_hosts=self._num_hosts,
             usd_per_hour=self._usd_per_hour,
         )
-        self._samples, self._work, self._begun = [], [], now
+        self._samples, self._work = [], []
         self._sink.publish(series, int(self._number * self._seconds * 1000))
-
-
-class Summary:
-    """The file at `path` with what is known of the whole job; without a path there is none, and no verdict."""
-
-    def __init__(self, path: Path | None, totals: JobTotals) -> None:
-        self._path, self.totals = path, totals
-        self._begun = self._written = time.monotonic()
-        if path is not None:  # an earlier attempt's, on the same folders
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-
-    @property
-    def age_seconds(self) -> float:
-        """Since it was last written."""
-        return time.monotonic() - self._written
-
-    @property
-    def age_of_job_seconds(self) -> float:
-        """Since the agent began, which is when the job does."""
-        return time.monotonic() - self._begun
-
-    def write(self) -> dict[str, Any]:
-        """Rewrite the file in one step; what was written, empty when nothing is known."""
-        self._written = time.monotonic()
-        figures = self.totals.summary(self._written - self._begun) if self._path else {}
-        if figures and self._path is not None:
-            # An output folder that cannot be written to is the job's trouble, and reported there.
-            with contextlib.suppress(OSError):
-                temporary = self._path.with_name(f".{self._path.name}.new")
-                temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="ascii")
-                temporary.replace(self._path)
-        return figures
 
 
 if __name__ == "__main__":

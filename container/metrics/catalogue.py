@@ -13,13 +13,13 @@ class Metric(NamedTuple):
 
 METRICS: Mapping[str, Metric] = {
     # Of each GPU, a value for each sample.
-    "GpuUtilization": Metric("Percent", "share of time in which a kernel ran"),
+    "GpuUtilization": Metric("Percent", "share of time in which a kernel ran; in MIG mode not told"),
     "GpuMemoryUsedPercent": Metric("Percent", "memory in use"),
     "GpuPowerWatts": Metric("None", "power drawn"),
     "GpuTemperatureCelsius": Metric("None", "temperature, each 10 s"),
     "GpuThrottledPercent": Metric("Percent", "share of time slowed down by heat or a power brake"),
     "GpuPowerCappedPercent": Metric("Percent", "share of time at the power limit: usual under full load"),
-    "GpuErrors": Metric("Count", "new uncorrectable memory errors and remapped rows, each 60 s"),
+    "GpuErrors": Metric("Count", "new uncorrectable memory errors and replaced rows or pages, each 60 s"),
     "GpuXidErrors": Metric(
         "Count", "errors that the driver itself reported (XIDs); their numbers are in the log"
     ),
@@ -30,9 +30,11 @@ METRICS: Mapping[str, Metric] = {
     "GpuMemoryBandwidthPercent": Metric("Percent", "use of the memory's bandwidth"),
     "GpuNvlinkReceivedMebibytesPerSecond": Metric("None", "from other GPUs over NVLink"),
     "GpuNvlinkSentMebibytesPerSecond": Metric("None", "to them"),
-    "GpuLost": Metric("Count", "1 when the driver has lost the GPU"),
+    "GpuLost": Metric("Count", "1, once, when the driver has lost the GPU"),
     # Of the host, a value a minute, out of GPUs and work together.
-    "GpuIdlePercent": Metric("Percent", "share of the GPUs' time with utilisation below 5 %"),
+    "GpuIdlePercent": Metric(
+        "Percent", "share of the GPUs' time with utilisation below 5 %, also while requests are held"
+    ),
     "GpuUtilizationSpread": Metric("Percent", "the busiest GPU's mean utilisation minus the idlest one's"),
     "GpuEnergyJoules": Metric("None", "energy of all GPUs in the minute"),
     "WastedUsd": Metric("None", "price of that idle time, where `INSTANCE_USD_PER_HOUR` tells it"),
@@ -49,7 +51,7 @@ METRICS: Mapping[str, Metric] = {
     "LossScale": Metric(
         "None", "`loss_scale` as reported, in float16 alone: one that keeps falling is overflow"
     ),
-    # Of the server: sums of a minute, else each second's mean of each worker.
+    # Of the server: sums of a minute, or the requests' own times.
     "Requests": Metric("Count", "requests to /invocations in the minute; 0 while the server only waits"),
     "RequestErrors": Metric("Count", "of these, answered with a status of 500 or above"),
     "RequestMilliseconds": Metric("Milliseconds", "from a request's arrival to its answer"),
@@ -57,9 +59,14 @@ METRICS: Mapping[str, Metric] = {
     "QueueMilliseconds": Metric("Milliseconds", "wait of a decoded request for the model"),
     "PredictMilliseconds": Metric("Milliseconds", "a batch's time in the model"),
     "EncodeMilliseconds": Metric("Milliseconds", "encoding of an answer"),
-    "BatchSize": Metric("Count", "requests that went through the model together"),
+    "BatchSize": Metric(
+        "Count", "requests that went through the model together, mean of a second and worker"
+    ),
     "InFlightRequests": Metric("Count", "requests held by a worker, once a second"),
-    "GpuSecondsPerRequest": Metric("Seconds", "the models' time on their GPUs for each request"),
+    "GpuSecondsPerRequest": Metric(
+        "Seconds",
+        "how long a request holds a GPU: the clock's time in `predict`, with what it waits for there",
+    ),
     "DriftPsi": Metric(
         "None",
         "how unlike the pictures of the validation the requests are, a value for each figure: above 0.25",

@@ -13,8 +13,8 @@ LEVELS = ("fleet", "host", "gpu")
 DIMENSIONS = 30
 DIMENSION_NAME_CHARACTERS = 255
 DIMENSION_VALUE_CHARACTERS = 1024
-# CloudWatch user guide, "Specification: Embedded metric format": members of a metric's array.
-# Its limit of 100 metrics a line is far above the catalogue.
+# CloudWatch user guide, "Specification: Embedded metric format": of a line, and of a metric's array.
+EMF_METRICS = 100
 EMF_VALUES = 100
 
 
@@ -25,6 +25,9 @@ class Identity:
     phase: str
     dimensions: Mapping[str, str]
     level: str = "host"
+    boot: str = "0"
+    """Tells an endpoint's instances apart in the log, which share their dimensions: no dimension, as it is new
+    with each start, and each would be a series."""
 
     def sets(self, part: Part | None) -> list[dict[str, str]]:
         """The dimension sets of a figure; each is a series of its own, and the number of series is the bill."""

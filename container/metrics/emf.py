@@ -3,14 +3,14 @@
 One line per GPU and minute, every sample's value in it, and one of the host's own figures: so
 CloudWatch's Average is the mean over the host's GPUs, its Maximum and Minimum are the worst GPU,
 and percentiles are exact. `Gpu` is a plain property below the level `gpu`: free, and searchable in
-Logs Insights. Likewise `Figure`, of which drift has one line each.
+Logs Insights. Likewise `Figure`, of which drift has one line each, and always `Boot`.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 
 from metrics.catalogue import METRICS, Part, Series
-from metrics.cloudwatch import EMF_VALUES, NAMESPACE, Identity
+from metrics.cloudwatch import EMF_METRICS, EMF_VALUES, NAMESPACE, Identity
 
 # A write of at most PIPE_BUF bytes reaches a pipe in one piece, whoever else writes to it (POSIX;
 # 4,096 on Linux). CloudWatch takes no byte before or after an EMF line's JSON.
@@ -43,10 +43,11 @@ def lines(series: Sequence[Series], identity: Identity, timestamp_milliseconds: 
 
 def _fitting(series: Sequence[Series], identity: Identity, timestamp_milliseconds: int) -> Iterator[bytes]:
     """One line, or twice the half of it: CloudWatch adds up lines of the same minute."""
-    line = _line(series, identity, timestamp_milliseconds)
-    if len(line) <= LINE_BYTES and all(len(one.values) <= EMF_VALUES for one in series):
-        yield line
-        return
+    if len(series) <= EMF_METRICS and all(len(one.values) <= EMF_VALUES for one in series):
+        line = _line(series, identity, timestamp_milliseconds)
+        if len(line) <= LINE_BYTES:
+            yield line
+            return
     for half in _halves(series):
         yield from _fitting(half, identity, timestamp_milliseconds)
 
@@ -80,6 +81,7 @@ def _line(series: Sequence[Series], identity: Identity, timestamp_milliseconds: 
         },
         **identity.dimensions,
         "Phase": identity.phase,
+        "Boot": identity.boot,
         **({} if part is None else dict([part])),
         **{one.name: one.values for one in series},
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import pynvml
 
+from metrics import readings
 from metrics.gpm import Gpm
 from metrics.sample import GpuSample
 from metrics.xid import XidWatch
@@ -24,6 +25,12 @@ THROTTLED = (
     | pynvml.nvmlClocksThrottleReasonSwThermalSlowdown
     | pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown
 )
+NEVER = (
+    pynvml.NVMLError_NotSupported,
+    pynvml.NVMLError_FunctionNotFound,
+    pynvml.NVMLError_NoPermission,
+)
+"""What will be answered each time, as long as the container runs."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,12 +40,16 @@ class NoGpuError(Exception):
 
 
 class Gpu:
-    """One GPU. A figure that it does not support is asked for once and never again."""
+    """One GPU, or one MIG device. A figure that it does not support is asked for once and never again."""
 
-    def __init__(self, index: int, handle: Any, xids: XidWatch) -> None:
+    def __init__(
+        self, index: int, board: Any, xids: XidWatch, mig_device: Any = None, *, tells_board: bool = True
+    ) -> None:
+        """`board`, `mig_device`: NVML's handles. `tells_board`: power, heat and errors are for one of its devices."""
         self.index = index
-        self._handle, self._xids = handle, xids
-        self._gpm = Gpm(index, handle)
+        self._board, self._xids, self._tells_board = board, xids, tells_board
+        self._device = board if mig_device is None else mig_device
+        self._gpm = Gpm(index, board, mig_device)
         self._unsupported: set[str] = set()
         self._reported: set[str] = set()
         self._counts: dict[str, int] = {}
@@ -56,43 +67,45 @@ class Gpu:
             return GpuSample(self.index, xids=self._xids.take(self.index), lost=True)
 
     def _sample(self, number: int) -> GpuSample:
-        handle = self._handle
-        rates = self._read("utilization", lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
-        # Version 2 exists since driver 510; version 1 counts the driver's own reserve as used.
-        memory = self._read(
-            "memory", lambda: pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+        memory = self._read("memory", lambda: readings.memory(self._device))
+        return GpuSample(
+            self.index,
+            memory_used_bytes=None if memory is None else memory.used,
+            memory_total_bytes=None if memory is None else memory.total,
+            **(self._read("activity", self._gpm.read) or {}),
+            **(self._of_board(number) if self._tells_board else {}),
         )
-        power = self._read("power", lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
-        reasons = self._read("clock reasons", lambda: _clock_reasons(handle))
-        energy = self._increase("energy", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+
+    def _of_board(self, number: int) -> dict[str, Any]:
+        """What belongs to the whole board, by GpuSample's names."""
+        board = self._board
+        rates = self._read("utilization", lambda: pynvml.nvmlDeviceGetUtilizationRates(board))
+        power = self._read("power", lambda: pynvml.nvmlDeviceGetPowerUsage(board))
+        reasons = self._read("clock reasons", lambda: readings.clock_reasons(board))
+        energy = self._increase("energy", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(board))
         temperature = errors = None
         if number % SAMPLES_PER_TEMPERATURE == 0:
             temperature = self._read(
-                "temperature", lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)
+                "temperature", lambda: pynvml.nvmlDeviceGetTemperature(board, pynvml.NVML_TEMPERATURE_GPU)
             )
         if number % SAMPLES_PER_ERROR_COUNT == 0:
             counts = (
-                self._increase("memory errors", lambda: _uncorrected_errors(handle)),
-                self._increase("remapped rows", lambda: pynvml.nvmlDeviceGetRemappedRows(handle)[1]),
+                self._increase("memory errors", lambda: readings.uncorrected_errors(board)),
+                self._increase("replaced memory", lambda: readings.replaced_memory(board)),
             )
             known = [count for count in counts if count is not None]
             errors = sum(known) if known else None
-        return GpuSample(
-            self.index,
-            utilization_percent=None if rates is None else rates.gpu,
-            memory_used_bytes=None if memory is None else memory.used,
-            memory_total_bytes=None if memory is None else memory.total,
-            power_watts=None if power is None else power / MILLIWATTS_PER_WATT,
-            temperature_celsius=temperature,
-            throttled=None if reasons is None else bool(reasons & THROTTLED),
-            power_capped=None
-            if reasons is None
-            else bool(reasons & pynvml.nvmlClocksThrottleReasonSwPowerCap),
-            energy_joules=None if energy is None else energy / MILLIJOULES_PER_JOULE,
-            errors=errors,
-            xids=self._xids.take(self.index),
-            **(self._read("activity", self._gpm.read) or {}),
-        )
+        capped = pynvml.nvmlClocksThrottleReasonSwPowerCap
+        return {
+            "utilization_percent": None if rates is None else rates.gpu,
+            "power_watts": None if power is None else power / MILLIWATTS_PER_WATT,
+            "temperature_celsius": temperature,
+            "throttled": None if reasons is None else bool(reasons & THROTTLED),
+            "power_capped": None if reasons is None else bool(reasons & capped),
+            "energy_joules": None if energy is None else energy / MILLIJOULES_PER_JOULE,
+            "errors": errors,
+            "xids": self._xids.take(self.index),
+        }
 
     def _increase(self, figure: str, read: Callable[[], int]) -> int | None:
         """How much a count has grown since it was last read; None the first time, and when it began anew."""
@@ -109,7 +122,7 @@ class Gpu:
             return read()
         except pynvml.NVMLError_GpuIsLost:
             raise
-        except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound) as error:
+        except NEVER as error:
             self._unsupported.add(figure)
             _log.info("GPU %d does not report its %s (%s): left out", self.index, figure, error)
         except pynvml.NVMLError as error:
@@ -120,35 +133,47 @@ class Gpu:
         return None
 
 
-def _clock_reasons(handle: Any) -> int:
-    """Why the clock is not higher, as a bit mask. The newer name came with driver 535."""
-    try:
-        reasons = pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
-    except pynvml.NVMLError_FunctionNotFound:
-        reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
-    return int(reasons)
+class LostGpu:
+    """One that had been lost before the agent came: said in its only sample."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def sample(self, number: int) -> GpuSample | None:
+        return GpuSample(self._index, lost=True) if number == 0 else None
 
 
-def _uncorrected_errors(handle: Any) -> int:
-    """Uncorrected memory errors since the driver was loaded."""
-    kind = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
-    return int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, pynvml.NVML_VOLATILE_ECC))
+def open_gpus() -> Sequence[Gpu | LostGpu]:
+    """Initialise NVML and find the GPUs of this container, at least one. Raises NoGpuError.
 
-
-def open_gpus() -> Sequence[Gpu]:
-    """Initialise NVML and find the GPUs of this container, at least one. Raises NoGpuError."""
+    They are numbered as NVML does; from the first one in MIG mode on, its devices count one by one.
+    """
     try:
         pynvml.nvmlInit()
         count = pynvml.nvmlDeviceGetCount()
     except pynvml.NVMLError as error:
         raise NoGpuError(str(error)) from error
-    handles = {}
+    lost: list[LostGpu] = []
+    boards: dict[int, tuple[Any, list[Any]]] = {}
+    number = 0
     for index in range(count):
         try:
-            handles[index] = pynvml.nvmlDeviceGetHandleByIndex(index)
+            board = pynvml.nvmlDeviceGetHandleByIndex(index)
+        except pynvml.NVMLError_GpuIsLost:
+            lost.append(LostGpu(number))
+            _log.error("GPU %d is lost (it fell off the bus): it is not sampled", number)
         except pynvml.NVMLError as error:
-            _log.error("GPU %d cannot be opened (%s): it is not sampled", index, error)
-    if not handles:
+            _log.error("GPU %d cannot be opened (%s): it is not sampled", number, error)
+        else:
+            boards[number] = board, list(readings.mig_devices(board))
+            number += len(boards[number][1][1:])
+        number += 1
+    if not boards and not lost:
         raise NoGpuError("the driver shows this container no GPU")
-    xids = XidWatch(handles)
-    return [Gpu(index, handle, xids) for index, handle in handles.items()]
+    xids = XidWatch({first: board for first, (board, _) in boards.items()})
+    gpus = [
+        Gpu(first + place, board, xids, mig_device, tells_board=place == 0)
+        for first, (board, mig_devices) in boards.items()
+        for place, mig_device in enumerate(mig_devices or [None])
+    ]
+    return [*gpus, *lost]

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from metrics.catalogue import Part, Series
 from metrics.sample import GpuSample
+from metrics.work import Message, values
 
 IDLE_BELOW_PERCENT = 5
 SECONDS_PER_HOUR = 3600
-VALUES_PER_FIGURE = 60
-"""Of the work in a period, whatever the number of workers: percentiles need no more, and a line has room."""
+VALUES_PER_FIGURE = 100
+"""Of the work in a period, whatever the number of workers: the largest of them is the maximum, the next one the 99th
+percentile; of fewer the maximum would pass for both."""
 
 GPU_FIGURES: Mapping[str, Callable[[GpuSample], float | None]] = {
     "GpuUtilization": lambda sample: sample.utilization_percent,
@@ -28,11 +30,16 @@ GPU_FIGURES: Mapping[str, Callable[[GpuSample], float | None]] = {
     "GpuNvlinkSentMebibytesPerSecond": lambda sample: sample.nvlink_sent_mebibytes_per_second,
     "GpuLost": lambda sample: 1 if sample.lost else None,
 }
-WORK_FIGURES = {
-    "images_per_second": "SamplesPerSecond",
-    "data_wait_percent": "DataWaitPercent",
+IMAGES, SECONDS, RATE, WAIT = "trained_images", "trained_seconds", "images_per_second", "data_wait_percent"
+"""Of the training: what was done since the report before, in how long; or at least how fast; its share of waiting."""
+TRAINING_FIGURES = {
+    RATE: "SamplesPerSecond",
+    WAIT: "DataWaitPercent",
     "step_milliseconds": "StepMilliseconds",
     "loss_scale": "LossScale",
+}
+TOLD_BY_TRAINING = frozenset({IMAGES, SECONDS, *TRAINING_FIGURES})
+WORK_FIGURES = TRAINING_FIGURES | {
     "request_milliseconds": "RequestMilliseconds",
     "decode_milliseconds": "DecodeMilliseconds",
     "queue_milliseconds": "QueueMilliseconds",
@@ -48,7 +55,7 @@ SUMMED_WORK = {"requests": "Requests", "errors": "RequestErrors", "dropped": "Dr
 
 def series_of(
     samples: Sequence[GpuSample],
-    work: Sequence[Mapping[str, float]],
+    work: Sequence[Message],
     *,
     seconds: float,
     num_hosts: int,
@@ -69,51 +76,61 @@ def series_of(
         if (known := [value for value in map(figure, of_gpu) if value is not None])
     ]
     reported = {
-        name: [message[figure] for message in work if figure in message]
+        name: [value for message in work for value in values(message, figure)]
         for figure, name in WORK_FIGURES.items()
     }
-    series += [
-        Series(name, tuple(map(_short, _thinned(values)))) for name, values in reported.items() if values
-    ]
+    series += [Series(name, tuple(map(_short, _thinned(told)))) for name, told in reported.items() if told]
     series += _of_drift(work)
     derived = {
-        name: sum(message[figure] for message in work if figure in message)
+        name: _sum(work, figure)
         for figure, name in SUMMED_WORK.items()
         if any(figure in message for message in work)
     }
     derived |= _of_gpus_together(by_gpu)
-    rates = reported["SamplesPerSecond"]
-    host_rate = sum(rates) / len(rates) / num_hosts if rates else None
+    images = _images(work, seconds, num_hosts)
     energies = [sample.energy_joules for sample in samples if sample.energy_joules is not None]
     if energies:
         derived["GpuEnergyJoules"] = sum(energies)
-    if host_rate is not None and sum(energies) > 0:
-        derived["SamplesPerJoule"] = host_rate * seconds / sum(energies)
+    if images is not None and sum(energies) > 0:
+        derived["SamplesPerJoule"] = images / sum(energies)
     if samples and derived.get("Requests"):
-        derived["GpuSecondsPerRequest"] = (
-            sum(message.get("predict_seconds", 0) for message in work) / derived["Requests"]
-        )
+        derived["GpuSecondsPerRequest"] = _sum(work, "predict_seconds") / derived["Requests"]
     if usd_per_hour is not None:
         usd = usd_per_hour * seconds / SECONDS_PER_HOUR
-        done = derived.get("Requests") if host_rate is None else host_rate * seconds
-        if done:
+        if done := derived.get("Requests") if images is None else images:
             derived["CostPer1000"] = 1000 * usd / done
         if "GpuIdlePercent" in derived:
             derived["WastedUsd"] = usd * derived["GpuIdlePercent"] / 100
     return series + [Series(name, (_short(value),)) for name, value in derived.items()]
 
 
-def _of_drift(work: Sequence[Mapping[str, float]]) -> list[Series]:
+def _sum(work: Sequence[Message], figure: str) -> float:
+    return sum(sum(values(message, figure)) for message in work)
+
+
+def _images(work: Sequence[Message], seconds: float, num_hosts: int) -> float | None:
+    """Those that this host trained on, None without training.
+
+    As told; of a model that tells its speed alone, as many as that makes in the whole period, though it may
+    have done other things in it.
+    """
+    if any(IMAGES in message for message in work):
+        return _sum(work, IMAGES) / num_hosts
+    rates = [rate for message in work for rate in values(message, RATE)]
+    return sum(rates) / len(rates) * seconds / num_hosts if rates else None
+
+
+def _of_drift(work: Sequence[Message]) -> list[Series]:
     """A series for each distance of each figure that was told."""
     told: dict[tuple[str, str], list[float]] = {}
     for message in work:
-        for name, value in message.items():
+        for name in message:
             distance, _, figure = name.partition(":")
             if figure and distance in DRIFT_FIGURES:
-                told.setdefault((DRIFT_FIGURES[distance], figure), []).append(value)
+                told.setdefault((DRIFT_FIGURES[distance], figure), []).extend(values(message, name))
     return [
-        Series(name, tuple(map(_short, _thinned(values))), Part("Figure", figure))
-        for (name, figure), values in told.items()
+        Series(name, tuple(map(_short, _thinned(of_one))), Part("Figure", figure))
+        for (name, figure), of_one in told.items()
     ]
 
 
@@ -122,22 +139,22 @@ def _of_gpus_together(by_gpu: Mapping[int, Sequence[GpuSample]]) -> dict[str, fl
         gpu: [sample.utilization_percent for sample in of_gpu if sample.utilization_percent is not None]
         for gpu, of_gpu in by_gpu.items()
     }
-    means = [sum(values) / len(values) for values in used.values() if values]
+    means = [sum(of_one) / len(of_one) for of_one in used.values() if of_one]
     figures: dict[str, float] = {}
     if means:
-        all_values = [value for values in used.values() for value in values]
-        idle = sum(1 for value in all_values if value < IDLE_BELOW_PERCENT)
-        figures["GpuIdlePercent"] = 100 * idle / len(all_values)
+        of_all = [percent for of_one in used.values() for percent in of_one]
+        idle = sum(1 for percent in of_all if percent < IDLE_BELOW_PERCENT)
+        figures["GpuIdlePercent"] = 100 * idle / len(of_all)
     if len(means) > 1:
         figures["GpuUtilizationSpread"] = max(means) - min(means)
     return figures
 
 
-def _thinned(values: Sequence[float]) -> Sequence[float]:
+def _thinned(told: Sequence[float]) -> Sequence[float]:
     """As they are, or so many of them in order of size, evenly spaced, the smallest and the largest among them."""
-    if len(values) <= VALUES_PER_FIGURE:
-        return values
-    ordered, step = sorted(values), (len(values) - 1) / (VALUES_PER_FIGURE - 1)
+    if len(told) <= VALUES_PER_FIGURE:
+        return told
+    ordered, step = sorted(told), (len(told) - 1) / (VALUES_PER_FIGURE - 1)
     return [ordered[round(number * step)] for number in range(VALUES_PER_FIGURE)]
 
 

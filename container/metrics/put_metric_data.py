@@ -2,6 +2,7 @@
 
 A thread of its own calls, so that a dead network holds nothing up. What cannot be delivered is not
 lost: after ten failures in a row, at the end, and when too much waits, it is printed as EMF lines.
+What was delivered is neither called nor printed again: calls and not periods are what waits.
 """
 
 import logging
@@ -21,10 +22,13 @@ from metrics.catalogue import Series
 from metrics.cloudwatch import NAMESPACE, Identity
 
 # CloudWatch API reference, "PutMetricData": 1,000 metrics and 1 MB a call, 150 different values a metric.
-# Of our series 300 are always below that megabyte.
+# Of our metrics 300 are always below that megabyte.
 METRICS_PER_CALL = 300
 VALUES_PER_METRIC = 150
-PERIODS_THAT_WAIT = 15
+CALLS_THAT_WAIT = 15
+"""A quarter of an hour, of which hosts with very many GPUs may have less."""
+SEND_JITTER_SECONDS = 5.0
+"""A call waits up to so long, so that the hosts of a job do not all call at the start of the minute."""
 FAILURES_BEFORE_EMF = 10
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
@@ -39,7 +43,8 @@ CONFIG = Config(
 
 _log = logging.getLogger("metrics.agent")
 
-Period = tuple[Sequence[Series], int]
+Call = tuple[Sequence[Series], int]
+"""What goes out together, and its timestamp in milliseconds."""
 
 
 class PutMetricData:
@@ -51,12 +56,14 @@ class PutMetricData:
         region: str | None,
         fallback: Any,
         first_pause_seconds: float = FIRST_PAUSE_SECONDS,
+        jitter_seconds: float = SEND_JITTER_SECONDS,
     ) -> None:
         self._identity, self._region, self._fallback = identity, region, fallback
-        self._first_pause_seconds = first_pause_seconds
-        self._waiting: deque[Period] = deque()
+        self._first_pause_seconds, self._jitter_seconds = first_pause_seconds, jitter_seconds
+        self._waiting: deque[Call] = deque()
         self._changed = threading.Condition()
         self._closing = self._fallen_back = False
+        self._is_calling = self._answers = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -66,20 +73,26 @@ class PutMetricData:
             return
         with self._changed:
             if not self._fallen_back:
-                self._waiting.append((series, timestamp_milliseconds))
-                if len(self._waiting) > PERIODS_THAT_WAIT:
+                self._waiting += calls(series, timestamp_milliseconds, self._identity)
+                while len(self._waiting) > CALLS_THAT_WAIT:
                     self._fallback.publish(*self._waiting.popleft())
                 self._changed.notify()
                 return
         self._fallback.publish(series, timestamp_milliseconds)
 
     def close(self) -> None:
-        """Deliver what waits, or print it."""
+        """Deliver what waits, or print it.
+
+        A call whose answer is still out is printed, too, unless CloudWatch took the one before it: then it has
+        this one as well, and is only slow to say so.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join(CLOSE_SECONDS)
         with self._changed:
+            if self._is_calling and self._answers and self._waiting:
+                self._waiting.popleft()
             self._print_waiting()
 
     def _run(self) -> None:
@@ -91,22 +104,26 @@ class PutMetricData:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
+                pause = random.uniform(0, self._jitter_seconds)  # noqa: S311
+                self._changed.wait_for(lambda: self._closing, pause)
                 if not self._waiting or self._fallen_back:
                     return
-                period = self._waiting[0]
+                call = self._waiting[0]
+                self._is_calling = True
             try:
                 # A client is made anew after a failure: credentials may have come by then.
                 client = client or self._connect()
-                for call in calls(*period, self._identity):
-                    client.put_metric_data(**call)
+                client.put_metric_data(**arguments(*call, self._identity))
             except (BotoCoreError, Boto3Error, ClientError, OSError, ValueError) as error:
                 client, failures = None, failures + 1
+                self._is_calling = self._answers = False
                 if self._give_up_after(failures, error):
                     return
             else:
                 failures = 0
                 with self._changed:
-                    if self._waiting and self._waiting[0] is period:
+                    self._is_calling, self._answers = False, True
+                    if self._waiting and self._waiting[0] is call:
                         self._waiting.popleft()
 
     def _connect(self) -> Any:
@@ -134,11 +151,27 @@ class PutMetricData:
             self._fallback.publish(*self._waiting.popleft())
 
 
-def calls(
-    series: Sequence[Series], timestamp_milliseconds: int, identity: Identity
-) -> Iterator[dict[str, Any]]:
-    """A period as arguments of PutMetricData, within CloudWatch's limits."""
-    data = [
+def calls(series: Sequence[Series], timestamp_milliseconds: int, identity: Identity) -> Iterator[Call]:
+    """The series of a period, as many at a time as one call takes."""
+    some: list[Series] = []
+    room = METRICS_PER_CALL
+    for one in series:
+        needed = len(_data([one], 0, identity))
+        if needed > room:
+            yield some, timestamp_milliseconds
+            some, room = [], METRICS_PER_CALL
+        some.append(one)
+        room -= needed
+    yield some, timestamp_milliseconds
+
+
+def arguments(series: Sequence[Series], timestamp_milliseconds: int, identity: Identity) -> dict[str, Any]:
+    """Of PutMetricData, for one of `calls`."""
+    return {"Namespace": NAMESPACE, "MetricData": _data(series, timestamp_milliseconds, identity)}
+
+
+def _data(series: Sequence[Series], timestamp_milliseconds: int, identity: Identity) -> list[dict[str, Any]]:
+    return [
         {
             "MetricName": one.name,
             "Dimensions": [{"Name": name, "Value": value} for name, value in dimensions.items()],
@@ -151,8 +184,6 @@ def calls(
         for dimensions in identity.sets(one.part)
         for counted in _portions(sorted(Counter(one.values).items()))
     ]
-    for start in range(0, len(data), METRICS_PER_CALL):
-        yield {"Namespace": NAMESPACE, "MetricData": data[start : start + METRICS_PER_CALL]}
 
 
 def _portions(counted: list[tuple[float, int]]) -> Iterator[list[tuple[float, int]]]:

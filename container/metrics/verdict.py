@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metrics.period import SECONDS_PER_HOUR
+from metrics.period import IMAGES, RATE, SECONDS, SECONDS_PER_HOUR, WAIT
 from metrics.sample import GpuSample
+from metrics.work import Message, values
 
 # Shares from which on something is the bottleneck: of the training's time, of the GPUs' time, of utilisation.
 WAITS_PERCENT = 20
@@ -29,9 +30,10 @@ class JobTotals:
         self._peak: tuple[float, int, int] | None = None
         self._energy_joules: float | None = None
         self._events: Counter[str] = Counter()
-        self._reports: Counter[str] = Counter()
+        self._weights: dict[str, float] = {}
         self._reported: dict[str, float] = {}
-        self._worked: list[tuple[float, float]] = []
+        self._images: float | None = None
+        self._worked: list[tuple[float, float, float]] = []
 
     def add(self, samples: Sequence[GpuSample]) -> None:
         """Take a moment's samples."""
@@ -51,15 +53,19 @@ class JobTotals:
             self._events["xids"] += sample.xids or 0
             self._events["lost"] += sample.lost
 
-    def add_work(self, message: Mapping[str, float], seconds: float) -> None:
+    def add_work(self, message: Message, seconds: float) -> None:
         """Take figures of the training, so many seconds after the start."""
-        if "images_per_second" in message:
+        told = {name: sum(values(message, name)) for name in (IMAGES, SECONDS, RATE, WAIT) if name in message}
+        if IMAGES in told:
+            self._images = (self._images or 0.0) + told[IMAGES]
+        if IMAGES in told or RATE in told:
             # The first report and the last: before and after them a job loads and measures, and trains on nothing.
-            self._worked[1:] = [(seconds, self._energy_joules or 0.0)]
-        for name in ("images_per_second", "data_wait_percent"):
-            if name in message:
-                self._reports[name] += 1
-                self._reported[name] = self._reported.get(name, 0.0) + message[name]
+            self._worked[1:] = [(seconds, self._energy_joules or 0.0, self._images or 0.0)]
+        for name in (RATE, WAIT):
+            if name in told:
+                weight = told.get(SECONDS, 1.0)
+                self._weights[name] = self._weights.get(name, 0.0) + weight
+                self._reported[name] = self._reported.get(name, 0.0) + weight * told[name]
 
     def summary(self, seconds: float) -> dict[str, Any]:
         """Figures and verdict after so many seconds; what is not known is left out. Empty: nothing is known."""
@@ -75,8 +81,8 @@ class JobTotals:
             }
             means = {str(gpu): round(_mean(counts), 1) for gpu, counts in self._utilization.items() if counts}
             figures["utilization_mean_percent_by_gpu"] = means
-        if "data_wait_percent" in self._reports:
-            figures["data_wait_percent"] = round(self._mean_report("data_wait_percent"), 1)
+        if self._weights.get(WAIT):
+            figures["data_wait_percent"] = round(self._mean_report(WAIT), 1)
         if self._throttled:
             figures["throttled_percent"] = round(100 * self._throttled[True] / self._throttled.total(), 1)
         if self._peak is not None:
@@ -85,12 +91,10 @@ class JobTotals:
             figures["batch_could_be_times_larger"] = round(MEMORY_SHARE / share, 1) if share else None
         if self._energy_joules is not None:
             figures["energy_joules"] = round(self._energy_joules, 1)
-        if "images_per_second" in self._reports:
-            rate = self._mean_report("images_per_second")
-            figures["images_per_second"] = round(rate, 3)
-            worked_seconds, joules = (b - a for a, b in zip(self._worked[0], self._worked[-1], strict=True))
-            if joules:
-                figures["images_per_joule"] = float(f"{rate / self._num_hosts * worked_seconds / joules:.4g}")
+        if self._weights.get(RATE):
+            figures["images_per_second"] = round(self._mean_report(RATE), 3)
+        if per_joule := self._images_per_joule():
+            figures["images_per_joule"] = float(f"{per_joule:.4g}")
         figures |= {f"gpu_{name}": count for name, count in self._events.items() if count}
         if not figures:
             return {}
@@ -100,7 +104,17 @@ class JobTotals:
         return {"seconds": round(seconds, 1), **figures, "verdict": verdict(figures)}
 
     def _mean_report(self, name: str) -> float:
-        return self._reported[name] / self._reports[name]
+        """Of a report by its seconds, where these are told."""
+        return self._reported[name] / self._weights[name]
+
+    def _images_per_joule(self) -> float | None:
+        """Of this host, from the first report to the last; its images as told, else by the speed."""
+        if not self._worked:
+            return None
+        seconds, joules, images = (b - a for a, b in zip(self._worked[0], self._worked[-1], strict=True))
+        if self._images is None:
+            images = self._mean_report(RATE) * seconds if self._weights.get(RATE) else 0.0
+        return images / self._num_hosts / joules if joules > 0 else None
 
 
 def verdict(figures: Mapping[str, Any]) -> str:
@@ -121,6 +135,11 @@ def verdict(figures: Mapping[str, Any]) -> str:
             f"Heat or a power brake holds the clock down {throttled:.0f} % of the time: nothing in the job helps, "
             "run it on another instance."
         )
+    if not means and "gpus" in figures:
+        return (
+            "The GPUs do not tell how busy they are (in MIG mode none does): "
+            f"{f'{grown}, which may be faster' if grown else 'only trying tells what would make the job faster'}."
+        )
     if not means:
         return "No GPU was sampled: the processor is what limits; an instance with a GPU would be faster."
     if max(means) - min(means) > SPREAD_PERCENT:
@@ -129,9 +148,15 @@ def verdict(figures: Mapping[str, Any]) -> str:
             "work that only one of them does."
         )
     if figures["utilization_percent"]["p50"] < BUSY_PERCENT:
+        busy = f"The GPUs are busy {figures['utilization_percent']['mean']:.0f} % of the time"
+        if waits is None:
+            return (
+                f"{busy}, and whether the job waits for its data is not known: have it report {WAIT}, and if that is "
+                f"low, {grown or 'try a larger batch'}."
+            )
         return (
-            f"The GPUs are busy {figures['utilization_percent']['mean']:.0f} % of the time though data is there: "
-            f"{grown or 'try a larger batch'}, steps compiled, or measured and saved less often."
+            f"{busy} though data is there: {grown or 'try a larger batch'}, steps compiled, or measured and saved "
+            "less often."
         )
     if grown:
         return f"The GPUs are well used, and {grown}, which may be faster still."

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,23 +20,27 @@ class XidWatch:
     def __init__(self, handles: Mapping[int, Any]) -> None:
         """`handles`: NVML's, by the GPU's number."""
         self._gpus: dict[int | None, int] = {}
-        self._counts = dict.fromkeys(handles, 0)
+        self._counts: Counter[int] = Counter()
         self._changing = threading.Lock()
         try:
             self._events = pynvml.nvmlEventSetCreate()
-            for gpu, handle in handles.items():
-                pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, self._events)
-                self._gpus[_address(handle)] = gpu
         except pynvml.NVMLError as error:
             _log.info("the driver's own errors (XIDs) are not heard (%s)", error)
+            return
+        for gpu, handle in handles.items():
+            try:
+                pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, self._events)
+            except pynvml.NVMLError as error:
+                _log.info("GPU %d: the driver's own errors (XIDs) are not heard (%s)", gpu, error)
+            else:
+                self._gpus[_address(handle)] = gpu
         if self._gpus:
             threading.Thread(target=self._run, daemon=True).start()
 
     def take(self, gpu: int) -> int | None:
         """How many came since the last call; None for none."""
         with self._changing:
-            count, self._counts[gpu] = self._counts[gpu], 0
-        return count or None
+            return self._counts.pop(gpu, None)
 
     def _run(self) -> None:
         while True:

@@ -102,8 +102,7 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
             gate.close(timeout_seconds=LEAVE_SECONDS)
         if settings.multi_model:
             models.close()
-        work.send()
-        work.send_drift(is_last=True)
+        work.close()
 
     app.extensions["drain"] = drain
     return app

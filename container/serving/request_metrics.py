@@ -5,7 +5,10 @@ Few names and fewer labels: each combination is a series that somebody pays for.
 """
 
 import os
+import time
+from collections import deque
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import (
     CONTENT_TYPE_PLAIN_0_0_4,
@@ -20,6 +23,26 @@ from prometheus_client import (
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+NEWEST = 1000
+GPU_FILE_SECONDS = 30.0
+"""The agent writes its file each second: an older one is of an agent that has died."""
+
+
+class Times(Histogram):
+    """Counts seconds, and keeps the newest themselves for the agent, until they are taken."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._newest: deque[float] = deque(maxlen=NEWEST)
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        """Count one."""
+        super().observe(amount, exemplar)
+        self._newest.append(amount)
+
+    def take(self) -> list[float]:
+        """The newest ones since the last call, the oldest first."""
+        return [self._newest.popleft() for _ in range(len(self._newest))]
 
 
 class RequestMetrics:
@@ -30,13 +53,13 @@ class RequestMetrics:
         self.requests = Counter(
             "inference_requests", "Requests to /invocations by status code.", ["code"], registry=None
         )
-        self.latency = Histogram(
+        self.latency = Times(
             "inference_request_seconds",
             "Time from a request's arrival to its answer.",
             buckets=SECONDS,
             registry=None,
         )
-        self.stage = Histogram(
+        self.stage = Times(
             "inference_stage_seconds",
             "Time in a stage: decode, queue and encode of one request, predict of one batch.",
             ["stage"],
@@ -91,11 +114,13 @@ class RequestMetrics:
         return totals
 
     def text(self) -> bytes:
-        """All workers' figures in Prometheus's text format, then what the GPU sampler wrote last."""
+        """All workers' figures in Prometheus's text format, then what the agent wrote last."""
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry, str(self._run_directory))  # type: ignore[no-untyped-call]
+        gpus = self._run_directory / "gpus.prom"
         try:
-            gpus = (self._run_directory / "gpus.prom").read_bytes()
+            is_new = time.time() - gpus.stat().st_mtime < GPU_FILE_SECONDS
+            of_agent = gpus.read_bytes() if is_new else b""
         except FileNotFoundError:
-            gpus = b""
-        return generate_latest(registry) + gpus
+            of_agent = b""
+        return generate_latest(registry) + of_agent

@@ -1,13 +1,13 @@
 """From a worker to the metrics agent: once a second, what its requests were.
 
-Nothing is done while a request is answered: the figures are differences of the counters that
-/metrics keeps anyway, read by a thread of its own and sent without waiting.
+Next to nothing is done while a request is answered: the figures are differences of the counters that
+/metrics keeps anyway, and times kept beside them, read by a thread of its own and sent without waiting.
 """
 
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from metrics.work import WorkSender
 from serving.drift import DriftWatch
@@ -16,6 +16,9 @@ from serving.request_metrics import RequestMetrics
 SECONDS_BETWEEN_REPORTS = 1.0
 MILLISECONDS = 1000
 REPORTS_BETWEEN_DRIFT = 60
+STAGES = ("decode", "queue", "predict", "encode")
+TIMES_PER_REPORT = 20
+"""Of the request and of each stage: so many make percentiles, and go into one message."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,19 +47,29 @@ class WorkReport:
             totals = self._metrics.totals()
             new = {name: total - self._before.get(name, 0.0) for name, total in totals.items()}
             self._before = totals
-            self._sender.send(**figures(new), in_flight=totals["in_flight"])
+            stages = [stage for stage in STAGES if f"{stage}_count" in totals]  # the others were never begun
+            times = {stage: self._metrics.stage.labels(stage).take() for stage in stages}
+            times["request"] = self._metrics.latency.take()
+            self._sender.send(**figures(new), **milliseconds(times), in_flight=totals["in_flight"])
 
     def send_drift(self, *, is_last: bool = False) -> None:
         """Tell how far the requests of this window are from the reference, and at its end log it."""
         watch = self._drift()
         if watch is None or not (distances := watch.distances()):
             return
-        for figure, (psi, ks) in distances.items():
-            self._sender.send(**{f"drift_psi:{figure}": psi, f"drift_ks:{figure}": ks})
+        psi = {f"drift_psi:{figure}": distance.psi for figure, distance in distances.items()}
+        ks = {f"drift_ks:{figure}": distance.ks for figure, distance in distances.items()}
+        self._sender.send(**psi, **ks)
         if watch.is_over or is_last:
             figures = {figure: distance._asdict() for figure, distance in distances.items()}
             _log.info({"event": "drift", "inputs": watch.count, "figures": figures})
             watch.restart()
+
+    def close(self) -> None:
+        """Tell what is new, and nothing more."""
+        self.send()
+        self.send_drift(is_last=True)
+        self._sender.close()
 
     def _run(self) -> None:
         pause = threading.Event()
@@ -68,12 +81,21 @@ class WorkReport:
 
 
 def figures(new: Mapping[str, float]) -> dict[str, float]:
-    """What the agent is told of a second, by the names of `metrics.period`: sums, and means of what happened."""
+    """What the agent is told of a second, by the names of `metrics.period`: sums, and a mean of what happened."""
     told = {"requests": new["requests"], "errors": new["errors"]}
-    for stage in ("request", "decode", "queue", "predict", "encode"):
-        if count := new.get(f"{stage}_count"):
-            told[f"{stage}_milliseconds"] = round(MILLISECONDS * new[f"{stage}_sum"] / count, 3)
     if batches := new.get("batch_count"):
         told["batch_size"] = round(new["batch_sum"] / batches, 3)
         told["predict_seconds"] = round(new.get("predict_sum", 0.0), 6)
     return told
+
+
+def milliseconds(times: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """A second's times, by the same names; of very many, as many evenly spaced in their order of arrival."""
+    return {
+        f"{stage}_milliseconds": [
+            float(f"{MILLISECONDS * seconds:.4g}")
+            for seconds in of_stage[:: -(-len(of_stage) // TIMES_PER_REPORT)]
+        ]
+        for stage, of_stage in times.items()
+        if of_stage
+    }

@@ -7,17 +7,17 @@ one of several, by launch.py.
 import logging
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 
 import logs
 import model_api
-from metrics.work import WorkSender
 from training import failure, hyperparameters
 from training.environment import Environment, Place, read_environment, read_place, read_tree
 from training.metric_lines import metric_line
 from training.process_group import process_group
 from training.stop_signals import StopSignals, end_with_parent
+from training.work_report import WorkReport
 
 logger = logging.getLogger("training.rank")  # its name when run by `-m` is __main__
 
@@ -44,19 +44,20 @@ def main() -> int:
 def _train(environment: Environment, place: Place, stop: StopSignals) -> None:
     config_class, train = model_api.load_training(environment.model_package)
     several = place.count > 1
-    with process_group(place, environment.collective_timeout_seconds) if several else nullcontext():
+    group = process_group(place, environment.collective_timeout_seconds) if several else nullcontext()
+    with closing(WorkReport(environment.work_address)) as work, group:
         train(
             hyperparameters.resolve(config_class, environment.hyperparameters),
             channels=environment.channels,
             model_dir=environment.tree.model_dir,
             output_dir=environment.tree.output_dir,
             checkpoint_dir=environment.checkpoint_dir,
-            report=partial(report, WorkSender(environment.work_address)) if place.rank == 0 else unheard,
+            report=partial(report, work) if place.rank == 0 else unheard,
             should_stop=lambda: stop.requested,
         )
 
 
-def report(work: WorkSender, name: str, value: float, step: int) -> None:
+def report(work: WorkReport, name: str, value: float, step: int) -> None:
     """Print one number as SageMaker reads it, and tell the metrics agent; one not finite goes to the log only."""
     line = metric_line(name, value, step)
     if line is None:
@@ -64,7 +65,7 @@ def report(work: WorkSender, name: str, value: float, step: int) -> None:
     else:
         sys.stdout.write(line + "\n")  # one write, as the metrics agent prints on the same stream
         sys.stdout.flush()
-        work.send(**{name: float(value)})
+        work.tell(name, float(value))
 
 
 def unheard(name: str, value: float, step: int) -> None:

@@ -9,7 +9,7 @@ import functools
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,25 +17,25 @@ import pytest
 SOURCE = Path(__file__).with_name("fake_nvml.c")
 
 
-def build(directory: Path) -> Path:
+def build(directory: Path, without: Sequence[str] = ()) -> Path:
     """Put `libnvidia-ml.so.1` into `directory` and return the folder for LD_LIBRARY_PATH.
 
-    Skips the test where there is no gcc.
+    `without`: symbols that it shall lack, as those of older drivers do. Skips the test where there is no gcc.
     """
     if shutil.which("gcc") is None:
         pytest.skip("no gcc: the fake NVIDIA library cannot be compiled")
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "libnvidia-ml.so.1").write_bytes(_compiled())
+    (directory / "libnvidia-ml.so.1").write_bytes(_compiled(tuple(without)))
     return directory
 
 
 @functools.cache
-def _compiled() -> bytes:
+def _compiled(without: tuple[str, ...]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "library.so"
-        warnings = ["-Wall", "-Wextra", "-Werror"]
+        options = ["-Wall", "-Wextra", "-Werror", *(f"-D{symbol}=without_{symbol}" for symbol in without)]
         subprocess.run(
-            ["gcc", "-shared", "-fPIC", "-O1", *warnings, "-o", library, SOURCE, "-ldl", "-lpthread"],
+            ["gcc", "-shared", "-fPIC", "-O1", *options, "-o", library, SOURCE, "-ldl", "-lpthread"],
             check=True,
             timeout=60,
         )

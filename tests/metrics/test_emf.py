@@ -5,11 +5,13 @@ import random
 from collections import defaultdict
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import emf_validator
 from metrics import emf
-from metrics.catalogue import METRICS, Part, Series
-from metrics.cloudwatch import NAMESPACE, Identity
+from metrics.catalogue import METRICS, Metric, Part, Series
+from metrics.cloudwatch import EMF_METRICS, NAMESPACE, Identity
 from metrics.period import DRIFT_FIGURES, GPU_FIGURES
 
 DIMENSIONS = {"Project": "surface-normals", "JobName": "j" * 63, "Host": "algo-1"}
@@ -51,6 +53,82 @@ def test_every_value_arrives_in_lines_within_the_limits(gpus: int, name_characte
         sent[one.part, one.name, ("Project", "Phase")] = list(one.values)
         sent[one.part, one.name, (*dimensions, *of_part)] = list(one.values)
     assert arrived == sent
+
+
+PARTS = st.one_of(
+    st.none(), st.integers(0, 99).map(Part.of_gpu), st.from_regex(r"[A-Za-z_]{1,64}", fullmatch=True).map(
+        lambda name: Part("Figure", name)
+    )
+)  # fmt: skip
+SERIES = st.builds(
+    Series,
+    st.sampled_from(sorted(METRICS)),
+    st.lists(
+        st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53), max_size=130
+    ).map(tuple),
+    PARTS,
+)
+WORDS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=900)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    series=st.lists(SERIES, max_size=40, unique_by=lambda one: (one.name, one.part)),
+    dimensions=st.dictionaries(st.from_regex(r"[A-Z][a-z]{0,20}", fullmatch=True), WORDS, max_size=4),
+    project=WORDS,
+    level=st.sampled_from(["fleet", "host", "gpu"]),
+)
+def test_whatever_is_published_no_line_is_longer_than_a_pipe_takes_in_one_piece(
+    series: list[Series], dimensions: dict[str, str], project: str, level: str
+) -> None:
+    identity = Identity("training", {**dimensions, "Project": project}, level, boot="0123abcd")
+    try:
+        emf.check(identity)
+    except ValueError:
+        return  # refused at the start, in one line
+    arrived = 0
+    for line in emf.lines(series, identity, MINUTE):
+        assert len(line) <= 4096
+        assert line.endswith(b"}\n")
+        document = json.loads(line)
+        arrived += sum(
+            len(document[name["Name"]]) for name in document["_aws"]["CloudWatchMetrics"][0]["Metrics"]
+        )
+    assert arrived == sum(len(one.values) for one in series)
+
+
+def test_a_line_may_be_as_long_as_a_pipe_takes_and_not_a_byte_longer() -> None:
+    names = ("GpuUtilization", "GpuPowerWatts", "GpuMemoryUsedPercent", "GpuTemperatureCelsius", "GpuErrors")
+    series = [Series(name, (345.6,) * 100, Part.of_gpu(0)) for name in names]
+    lengths = []
+    for characters in range(1, 800):
+        identity = Identity("training", {"Project": "p" * characters}, "fleet")
+        lines = list(emf.lines(series, identity, MINUTE))
+        lengths.append([len(line) for line in lines])
+        assert sum(len(datum.values) for line in lines for datum in emf_validator.read(line)) == 500
+    assert max(map(max, lengths)) == 4096
+    assert {len(of_one) for of_one in lengths} == {1, 2}
+
+
+def test_a_line_has_at_most_100_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where more of them would fit into its bytes."""
+    names = [f"{letter}{digit}" for letter in "abcdefghijk" for digit in "0123456789"][: EMF_METRICS + 1]
+    for name in names:
+        monkeypatch.setitem(METRICS, name, Metric("None", ""))  # type: ignore[arg-type]
+    series = [Series(name, (1,)) for name in names]
+    identity = Identity("t", {"Project": "p"}, "fleet")
+    (fits,) = emf.lines(series[:EMF_METRICS], identity, MINUTE)
+    one_more = len(fits) + len(fits) // EMF_METRICS
+    assert one_more <= emf.LINE_BYTES
+    lines = list(emf.lines(series, identity, MINUTE))
+    assert sorted(datum.name for line in lines for datum in emf_validator.read(line)) == sorted(names)
+
+
+def test_the_instances_of_an_endpoint_are_told_apart_beside_their_dimensions() -> None:
+    identity = Identity("serving", {"Project": "p", "Endpoint": "e", "Variant": "v"}, boot="0123abcd")
+    (line,) = emf.lines([Series("Requests", (5,))], identity, MINUTE)
+    assert json.loads(line)["Boot"] == "0123abcd"
+    assert not any("Boot" in datum.dimensions for datum in emf_validator.read(line))
 
 
 def test_an_ordinary_minute_is_one_line_per_gpu() -> None:

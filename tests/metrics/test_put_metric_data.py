@@ -18,7 +18,7 @@ import emf_validator
 import nvml
 from metrics.catalogue import Part, Series
 from metrics.cloudwatch import NAMESPACE, Identity
-from metrics.put_metric_data import PERIODS_THAT_WAIT, PutMetricData, calls
+from metrics.put_metric_data import CALLS_THAT_WAIT, SEND_JITTER_SECONDS, PutMetricData, arguments, calls
 from running_agent import Agent, wait_until
 
 Start = Callable[..., Agent]
@@ -89,13 +89,13 @@ def test_cloudwatch_gives_the_drivers_values_back(
 
 def test_calls_stay_within_cloudwatchs_limits() -> None:
     many = [Series("GpuPowerWatts", tuple(range(1000)), Part.of_gpu(gpu)) for gpu in range(100)]
-    made = list(calls(many, 1_700_000_000_000, IDENTITY))
+    made = [arguments(*call, IDENTITY) for call in calls(many, 1_700_000_000_000, IDENTITY)]
     assert all(len(call["MetricData"]) <= 1000 for call in made)
     assert all(len(json.dumps(call)) < 1_000_000 for call in made)
     data = [datum for call in made for datum in call["MetricData"]]
     assert all(len(datum["Values"]) <= 150 for datum in data)
     assert sum(sum(datum["Values"]) for datum in data) == 2 * 100 * sum(range(1000))
-    repeated = [datum for call in calls(PERIOD, 0, IDENTITY) for datum in call["MetricData"]]
+    repeated = arguments(PERIOD, 0, IDENTITY)["MetricData"]
     assert (repeated[0]["Values"], repeated[0]["Counts"]) == ([50, 70], [2, 1])
 
 
@@ -164,8 +164,8 @@ def fallback() -> Recording:
 def sink(fallback: Recording) -> Iterator[Callable[..., PutMetricData]]:
     made: list[PutMetricData] = []
 
-    def make(first_pause_seconds: float = 0.001) -> PutMetricData:
-        made.append(PutMetricData(IDENTITY, "eu-west-1", fallback, first_pause_seconds))
+    def make(first_pause_seconds: float = 0.001, jitter_seconds: float = 0) -> PutMetricData:
+        made.append(PutMetricData(IDENTITY, "eu-west-1", fallback, first_pause_seconds, jitter_seconds))
         return made[-1]
 
     yield make
@@ -226,13 +226,66 @@ def test_a_slow_endpoint_holds_nothing_up(sink: Callable, fallback: Recording, a
         aws_environ(url)
         one = sink()
         begun = time.monotonic()
-        for minute in range(PERIODS_THAT_WAIT + 2):
+        for minute in range(CALLS_THAT_WAIT + 2):
             one.publish(PERIOD, minute)
         assert time.monotonic() - begun < 5
         assert fallback.timestamps == [0, 1]  # the oldest, as no more may wait
         one.close()
         assert time.monotonic() - begun < 10
-    assert fallback.timestamps == list(range(PERIODS_THAT_WAIT + 2))
+    assert fallback.timestamps == list(range(CALLS_THAT_WAIT + 2))
+
+
+def test_what_was_delivered_of_a_period_is_not_delivered_twice(
+    sink: Callable, fallback: Recording, aws_environ: Callable
+) -> None:
+    """A period of three calls, of which the second fails at first."""
+    period = [Series("GpuPowerWatts", tuple(range(100)), Part.of_gpu(gpu)) for gpu in range(400)]
+    assert len(list(calls(period, 0, IDENTITY))) == 3
+    with endpoint((200, {}), THROTTLED) as (url, server):
+        aws_environ(url)
+        one = sink()
+        one.publish(period, 60_000)
+        wait_until(lambda: len(server.delivered) >= 3)
+        one.close()
+    assert server.asked == 4
+    assert server.delivered == [60, 60, 60]
+    assert fallback.timestamps == []
+
+
+def test_an_answer_that_is_late_at_the_end_is_not_printed_beside(
+    sink: Callable, fallback: Recording, aws_environ: Callable
+) -> None:
+    with endpoint() as (url, server):
+        aws_environ(url)
+        one = sink()
+        one.publish(PERIOD, 60_000)
+        wait_until(lambda: server.delivered == [60])
+        time.sleep(0.2)
+        server.seconds = 2.5
+        one.publish(PERIOD, 120_000)
+        wait_until(lambda: server.asked == 2)
+        one.publish(PERIOD, 180_000)
+        one.close()
+        wait_until(lambda: server.delivered[:2] == [60, 120])
+    assert fallback.timestamps == [180_000]
+
+
+def test_hosts_do_not_call_at_the_same_moment(
+    sink: Callable, fallback: Recording, aws_environ: Callable
+) -> None:
+    """But at the end they do not wait for their turn."""
+    with endpoint() as (url, server):
+        aws_environ(url)
+        patient = sink(jitter_seconds=1e6)
+        patient.publish(PERIOD, 60_000)
+        time.sleep(1)
+        assert server.asked == 0
+        begun = time.monotonic()
+        patient.close()
+        assert server.delivered == [60]
+        assert time.monotonic() - begun < 10
+    assert fallback.timestamps == []
+    assert 0 < SEND_JITTER_SECONDS <= 5
 
 
 def test_the_agent_ends_in_time_and_prints_what_was_not_delivered(

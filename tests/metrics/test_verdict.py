@@ -58,6 +58,38 @@ def test_the_figures_of_a_job() -> None:
     }
 
 
+def test_a_job_that_mostly_evaluates() -> None:
+    """Of 600 s it trains for 20, in four reports, the third of them five times as long as the others."""
+    totals = JobTotals(num_hosts=2, usd_per_hour=None)
+    for seconds, images, wait, at in (
+        (2.5, 100, 10, 10),
+        (2.5, 100, 10, 20),
+        (12.5, 1500, 50, 580),
+        (2.5, 100, 10, 600),
+    ):
+        totals.add([GpuSample(0, energy_joules=1000)])
+        totals.add_work(
+            {
+                "trained_images": images,
+                "trained_seconds": seconds,
+                "images_per_second": images / seconds,
+                "data_wait_percent": wait,
+            },
+            at,
+        )
+    figures = totals.summary(600)
+    assert figures["images_per_second"] == 1800 / 20
+    assert figures["data_wait_percent"] == (3 * 10 * 2.5 + 50 * 12.5) / 20
+    assert figures["images_per_joule"] == pytest.approx(1700 / 2 / 3000, rel=1e-3)
+
+
+def test_one_report_has_no_energy_of_its_own() -> None:
+    totals = JobTotals(1, None)
+    totals.add([GpuSample(0, 50, energy_joules=1000)])
+    totals.add_work({"trained_images": 100, "trained_seconds": 5, "images_per_second": 20}, 5)
+    assert "images_per_joule" not in totals.summary(60)
+
+
 def test_unknown_is_absent() -> None:
     assert JobTotals(1, 5.0).summary(60) == {}
     totals = JobTotals(1, None)
@@ -91,6 +123,18 @@ HALF_IDLE = {"utilization_percent": {"mean": 31, "p10": 0, "p50": 25}}
 )
 def test_the_sentence_names_the_bottleneck(change: dict, says: str) -> None:
     assert says in verdict({**BUSY, **change})
+
+
+def test_what_is_not_known_is_not_said() -> None:
+    silent = {name: figure for name, figure in BUSY.items() if name != "data_wait_percent"}
+    idle = verdict({**silent, **HALF_IDLE})
+    assert "data is there" not in idle
+    assert "busy 31 % of the time, and whether the job waits for its data is not known" in idle
+    assert "data_wait_percent" in idle
+    without_utilization = {"gpus": 2, "data_wait_percent": 2, "batch_could_be_times_larger": 5}
+    assert verdict(without_utilization).startswith("The GPUs do not tell how busy they are")
+    assert "about 5 times larger" in verdict(without_utilization)
+    assert verdict({"data_wait_percent": 2}).startswith("No GPU was sampled")
 
 
 def test_the_line_of_the_log() -> None:

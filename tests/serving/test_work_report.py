@@ -2,13 +2,17 @@
 
 import concurrent.futures
 import json
+import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 
 import emf_validator
 import nvml
 from serving import drift
+from serving.work_report import milliseconds
 
 EXPECTED_OF_MODEL = 0.3
 
@@ -79,6 +83,56 @@ def test_requests_of_all_workers_become_metrics(start_server, driver):
     # Ten dollars for 1,000 seconds, 13 requests in the few seconds that the server ran.
     assert all(0 < dollars < 600 for dollars in values["CostPer1000"])
     assert set(values["WastedUsd"]) == {0}
+
+
+def test_percentiles_are_of_requests_and_not_of_seconds(start_server):
+    """Of 30 requests at once, half take 100 ms: means of seconds would say that all take about 50."""
+    server = start_server(
+        GPU_METRICS="on", ENDPOINT_NAME="normals", MAX_BATCH=1, SAGEMAKER_MODEL_SERVER_WORKERS=1
+    )
+    for number in range(30):
+        assert server.invoke({"sleep": 0.1} if number % 2 else [1]).status_code == 200
+    stop(server)
+    predicted = published(server)["PredictMilliseconds"]
+    assert len(predicted) == 30
+    assert len([value for value in predicted if value >= 100]) == 15
+    assert len(published(server)["RequestMilliseconds"]) == 30
+
+
+def test_very_many_requests_of_a_second_are_thinned_evenly():
+    times = {"request": [number / 1000 for number in range(1, 501)], "queue": [0.0123456], "decode": []}
+    told = milliseconds(times)
+    assert told.keys() == {"request_milliseconds", "queue_milliseconds"}
+    assert told["request_milliseconds"] == list(range(1, 501, 25))
+    assert told["queue_milliseconds"] == [12.35]
+
+
+def test_without_metrics_there_is_no_process_no_line_and_no_figure_of_a_gpu(start_server, driver):
+    server = start_server(GPU_METRICS="off", ENDPOINT_NAME="normals", LD_LIBRARY_PATH=driver)
+    assert server.invoke([1]).status_code == 200
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in server.children()]
+    assert not any(b"metrics.agent" in command for command in commands)
+    assert not [series for series in server.metrics() if series.startswith("gpu_")]
+    stop(server)
+    assert '"_aws"' not in server.log
+    assert not (driver / "initialised").exists()
+
+
+def test_the_figures_of_an_agent_that_died_are_served_no_more(start_server, driver):
+    server = start_server(GPU_METRICS="on", LD_LIBRARY_PATH=driver)
+    server.wait_for_metric('gpu_utilization_ratio{gpu="0"}', 0.5)
+    (agent,) = [
+        pid for pid in server.children() if b"metrics.agent" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    os.kill(agent, signal.SIGKILL)
+    (file,) = server.base.glob("tmp/*/gpus.prom")
+    time.sleep(0.2)
+    assert 'gpu_utilization_ratio{gpu="0"}' in server.metrics()
+    old = time.time() - 31
+    os.utime(file, (old, old))
+    assert not [series for series in server.metrics() if series.startswith("gpu_")]
+    assert "inference_in_flight_requests" in server.metrics()
+    stop(server)
 
 
 def test_a_waiting_server_counts_no_requests_and_knows_nothing_of_their_times(start_server):

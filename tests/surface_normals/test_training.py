@@ -79,6 +79,22 @@ def test_it_learns_four_pictures_by_heart(tmp_path, four_pictures):
     assert ("val_mean_angular_error", metrics["mean_angular_error"], 120) in job.reported
 
 
+def test_every_picture_is_counted_once_and_only_the_seconds_of_training(tmp_path, four_pictures):
+    job = Job(tmp_path)
+    config = dataclasses.replace(SMALL, epochs=5, batch_size=2)
+    began = time.monotonic()
+    job.run(config, {"train": four_pictures, "validation": four_pictures})
+    took = time.monotonic() - began
+    told = {
+        name: [value for of, value, _ in job.reported if of == name]
+        for name in ("trained_images", "trained_seconds", "images_per_second")
+    }
+    assert sum(told["trained_images"]) == 5 * 4
+    assert 0 < sum(told["trained_seconds"]) < took
+    for images, seconds, speed in zip(*told.values(), strict=True):
+        assert speed == pytest.approx(images / seconds)
+
+
 def test_every_metric_has_its_definition_for_cloudwatch(tmp_path, four_pictures, pytestconfig):
     from training.metric_lines import metric_regex
 

@@ -69,6 +69,8 @@ class Progress:
         self.report("train_mean_angular_error", math.degrees(angle), step)
         self.report("learning_rate", max(group["lr"] for group in trainer.optimizer.param_groups), step)
         seconds = time.monotonic() - self.started
+        self.report("trained_images", num_pictures, step)
+        self.report("trained_seconds", seconds, step)
         self.report("images_per_second", num_pictures / seconds, step)
         self.report("data_wait_percent", 100 * self.seconds_waited / seconds, step)
         self.report("step_milliseconds", 1000 * seconds / len(self.steps), step)
