@@ -110,7 +110,7 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
                 row["S3Input"]["S3Uri"] = model
     aws(upload)
     aws(create)
-    say(f"processing job {name} is accepted")
+    say(PROCESSING.accepted(name, aws.region))
     if not options.wait:
         return
     follow(PROCESSING, name, options, aws)

@@ -12,8 +12,7 @@ HELP = "how a job or an endpoint is doing; without a name, what runs"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="of a job or an endpoint")
-    add_wait(parser)
-    parser.set_defaults(wait=False)
+    add_wait(parser, default=False)
 
 
 def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:

@@ -12,8 +12,7 @@ HELP = "end a job before its time"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="of the job")
-    add_wait(parser)
-    parser.set_defaults(wait=False)
+    add_wait(parser, default=False)
 
 
 def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:

@@ -112,7 +112,7 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     name = options.name
     calls = fill_in(list(calls), aws)
     make_all_or_nothing(calls, aws)
-    say(f"transform job {name} is accepted")
+    say(TRANSFORM.accepted(name, aws.region))
     if not options.wait:
         return
     follow(TRANSFORM, name, options, aws)

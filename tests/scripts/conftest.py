@@ -55,6 +55,8 @@ UNKNOWN_TO_MOTO = {
     },
     "DescribeInferenceComponent": {"InferenceComponentStatus": "InService"},
     "DeleteInferenceComponent": {},
+    "DeleteModelPackage": {},
+    "DeleteModelPackageGroup": {},
     "UpdateEndpoint": {"EndpointArn": "arn:aws:sagemaker:us-east-1:123456789012:endpoint/e"},
 }
 

@@ -1,4 +1,4 @@
-"""launch.py deploy in all its forms, update, shift, register and tune, against moto_server or on the dry run."""
+"""launch.py deploy in all its forms, update, register and tune, against moto_server or on the dry run."""
 
 import json
 
@@ -167,7 +167,7 @@ def test_what_does_not_go_together_is_refused_before_any_call(aws, refused, argu
     assert aws.requests == []
 
 
-# update and shift
+# update
 
 UPDATE = ("update", *HOST, "--endpoint", "normals", "--model-data", "s3://bucket/new.tar.gz")
 
@@ -215,49 +215,30 @@ def test_update_goes_in_steps_and_back_at_an_alarm(aws, launch):
     assert not aws.client("cloudwatch").describe_alarms()["MetricAlarms"]
 
 
-def two_variants(aws, launch):
-    variants = ("--variant", "old=s3://b/old.tar.gz,100", "--variant", "new=s3://b/new.tar.gz,0")
-    result = launch(*SEVERAL, *variants)
-    assert result.returncode == 0, result.stderr
-    rows = [{"VariantName": "old", "CurrentWeight": 100}, {"VariantName": "new", "CurrentWeight": 0}]
-    aws.answers["DescribeEndpoint"] = [{"ProductionVariants": rows}]  # moto tells weights only when changed
-
-
-SHIFT = ("shift", "--endpoint", "normals", "--to", "new", "--step-seconds", "0.1", "--poll-seconds", "0.05")
-
-
-def weights(aws):
-    rows = aws.client("sagemaker").describe_endpoint(EndpointName="normals")["ProductionVariants"]
-    return {row["VariantName"]: row.get("DesiredWeight", row["CurrentWeight"]) for row in rows}
-
-
-def test_shift_moves_the_traffic_in_steps(aws, launch):
-    two_variants(aws, launch)
-    result = launch(*SHIFT)
-    assert result.returncode == 0, result.stderr
-    told = [line.partition(" ")[2] for line in result.stdout.splitlines() if "%, " in line or " %," in line]
-    assert told == ["new 10 %, old 90 %", "new 50 %, old 50 %", "new 100 %, old 0 %"]
-    assert weights(aws) == {"old": 0, "new": 100}
-
-
-def test_shift_goes_back_when_an_alarm_rings(aws, launch):
-    two_variants(aws, launch)
-    cloudwatch = aws.client("cloudwatch")
-    cloudwatch.put_metric_alarm(
-        AlarmName="mine", MetricName="m", Namespace="n", Statistic="Sum", Period=60, EvaluationPeriods=1,
-        Threshold=1, ComparisonOperator="GreaterThanThreshold",
-    )  # fmt: skip
-    cloudwatch.set_alarm_state(AlarmName="mine", StateValue="ALARM", StateReason="too many errors")
-    result = launch(*SHIFT, "--alarm", "mine")
-    assert result.returncode == 1
-    assert "all weights are as before: an alarm rang: mine: too many errors" in result.stderr
-    assert weights(aws) == {"old": 100, "new": 0}
-
-
-def test_shift_refuses_what_makes_no_sense(aws, launch, refused):
-    two_variants(aws, launch)
-    assert "must be rising percentages" in refused(*SHIFT, "--steps", "50,10")
-    assert "nothing to shift to next" in refused(*SHIFT[:4], "next")
+def test_an_update_that_aws_refuses_leaves_nothing(aws, launch, refused):
+    assert launch(*DEPLOY).returncode == 0
+    limits = ("--max-latency-ms", "500")
+    mine = {
+        "AlarmName": "normals-AllTraffic-latency",
+        "MetricName": "m",
+        "Namespace": "n",
+        "Statistic": "Sum",
+    }
+    mine |= {
+        "Period": 60,
+        "EvaluationPeriods": 1,
+        "Threshold": 1,
+        "ComparisonOperator": "GreaterThanThreshold",
+    }
+    aws.client("cloudwatch").put_metric_alarm(**mine)  # of an update before
+    refusal = {"status": 400, "__type": "ValidationException", "message": "endpoint is Updating"}
+    aws.answers["UpdateEndpoint"] = [refusal]
+    assert "AWS refused UpdateEndpoint" in refused(*UPDATE, *limits)
+    sagemaker = aws.client("sagemaker")
+    assert [row["ModelName"] for row in sagemaker.list_models()["Models"]] == ["normals"]
+    assert len(sagemaker.list_endpoint_configs()["EndpointConfigs"]) == 1
+    left = aws.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    assert [alarm["AlarmName"] for alarm in left] == ["normals-AllTraffic-latency"]
 
 
 # register
