@@ -127,9 +127,11 @@ KINDS = (TRAINING, TUNING, TRANSFORM, PROCESSING, ENDPOINT)
 
 
 def find(name: str, aws: Aws) -> list[tuple[Kind, dict[str, Any]]]:
-    """Everything of this name, with SageMaker's description. Raises LaunchError where there is nothing."""
-    found = [(kind, answer) for kind in KINDS if (answer := aws.found(kind.described(name)))]
-    if not found:
-        titles = ", ".join(kind.title for kind in KINDS)
-        raise LaunchError(f"there is no {titles} of the name {name} in {aws.region}; see `launch.py status`")
-    return found
+    """Everything of this name, with SageMaker's description."""
+    return [(kind, answer) for kind in KINDS if (answer := aws.found(kind.described(name)))]
+
+
+def nothing_of(name: str, aws: Aws, *others: str) -> LaunchError:
+    """For who looked for something in vain."""
+    titles = ", ".join([*(kind.title for kind in KINDS), *others])
+    return LaunchError(f"there is no {titles} of the name {name} in {aws.region}; see `launch.py status`")
