@@ -9,6 +9,7 @@ from typing import Any
 from launching import models, pipeline_definition, processing, register, state_machine, train
 from launching.calls import Aws, Call, LaunchError, read_image
 from launching.limits import check_limits
+from launching.network import check_security_groups, security_groups
 from launching.request import OWNER_TAG, folder_uri, split_uri, tags, vpc
 from launching.runs import Run, find_machine, follow_run
 from launching.variants import VARIANT
@@ -62,7 +63,7 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
     requests = _requests(options, name, group, code)
     uploads = [processing.upload_code(task, code) for task in ("check", "evaluate")]
     grouped = {"ModelPackageGroupName": group, "Tags": tags(options, group)}
-    calls = [*uploads, Call("sagemaker", "create_model_package_group", grouped)]
+    calls = [*security_groups(options), *uploads, Call("sagemaker", "create_model_package_group", grouped)]
     if options.step_functions:
         return _made_or_updated([*calls, *_state_machine(options, name, requests)], aws)
     body = pipeline_definition.definition(
@@ -187,6 +188,9 @@ def _state_machine(options: argparse.Namespace, name: str, requests: dict[str, A
 def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     machine = ""
     for call in calls:
+        if call.method == "describe_security_groups":
+            check_security_groups(aws(call), call.arguments["GroupIds"])
+            continue
         if call.method == "create_model_package_group":
             register.make_group(call, aws)
             continue

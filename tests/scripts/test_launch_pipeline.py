@@ -226,10 +226,9 @@ PACKAGE = "arn:aws:sagemaker:us-east-1:123456789012:model-package/normals/1"
 
 def entered(*states):
     state_input = json.dumps({"Package": {"ModelPackageArn": PACKAGE}})
-    events = [
-        {"timestamp": 0, "type": "TaskStateEntered", "id": place, "stateEnteredEventDetails": {"name": name, "input": state_input}}
-        for place, name in enumerate(states)
-    ]  # fmt: skip
+    event = {"timestamp": 0, "type": "TaskStateEntered", "id": 1}
+    details = [{"name": name, "input": state_input} for name in states]
+    events = [event | {"stateEnteredEventDetails": each} for each in details]
     return {"status": 200, "events": events}
 
 

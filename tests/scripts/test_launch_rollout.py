@@ -107,6 +107,21 @@ def test_an_inference_component_scales_to_zero(aws, launch):
     assert (alarm["MetricName"], alarm["AlarmActions"]) == ("NoCapacityInvocationFailures", ["arn-1"])
 
 
+def test_an_inference_component_has_all_that_other_endpoints_have(launch):
+    own = ("--subnet", "subnet-1", "--security-group", "sg-1", "--network-isolation", "--volume-kms-key", "v")
+    config = config_of(launch, *DEPLOY, "--inference-component", *own, "--data-capture", "s3://bucket/seen")
+    assert config["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
+    assert (config["EnableNetworkIsolation"], config["KmsKeyId"]) == (True, "v")
+    assert config["DataCaptureConfig"]["DestinationS3Uri"] == "s3://bucket/seen"
+
+
+def test_more_of_awss_own_metrics(launch):
+    metrics = {"EnableEnhancedMetrics": True, "MetricPublishFrequencyInSeconds": 10}
+    for how in ((), ("--inference-component",)):
+        assert config_of(launch, *DEPLOY, *how, "--enhanced-metrics", "10")["MetricsConfig"] == metrics
+    assert "MetricsConfig" not in config_of(launch, *DEPLOY)
+
+
 def test_several_variants_share_the_traffic_and_each_knows_its_name(launch):
     calls = dry(
         launch, *SEVERAL, "--variant", "old=s3://b/old.tar.gz,9", "--variant", "new=s3://b/new.tar.gz,1"
@@ -159,6 +174,7 @@ def test_the_host_suits_the_images_cuda(launch, cuda, instance_type, ami):
         ((*DEPLOY, "--autoscale", "1:2", "--no-wait"), "must serve before it can be scaled"),
         ((*DEPLOY, "--notify-error", "arn:aws:sns:us-east-1:123456789012:failed"), "is for --async"),
         ((*DEPLOY, "--async", "s3://b/c", "--concurrency", "1001"), "is 1001, above 1000"),
+        ((*DEPLOY, "--instance-type", "ml.c7g.large"), "ml.c7g.large has an Arm processor"),
         ((*DEPLOY, "--inference-component", "--serverless"), "--inference-component goes without"),
     ],
 )
@@ -324,6 +340,49 @@ def test_tune_searches_ranks_and_deploys_the_best(aws, launch):
     assert names == {"encoder", "size", "learning_rate", "loss"}
     metrics = job["TrainingJobDefinition"]["AlgorithmSpecification"]["MetricDefinitions"]
     assert config["HyperParameterTuningJobObjective"]["MetricName"] in {row["Name"] for row in metrics}
+
+
+def test_tune_plans_the_deployment_before_the_search_is_paid(aws, launch, refused):
+    image = ("--best-image", IMAGE)
+    assert "ModelName: 'bad_name!'" in refused(*TUNE, "--best", "bad_name!", *image)
+    assert "no file serve.digest" in refused(*TUNE, "--best", "normals")
+    assert (
+        "ml.g5.huge"
+        in launch(*TUNE, "--best", "n", *image, "--best-instance-type", "ml.g5.huge", "--dry-run").stderr
+    )
+    assert aws.requests == []
+
+
+def test_the_best_gets_the_network_the_keys_and_the_tags_of_the_search(launch):
+    own = ("--subnet", "subnet-1", "--security-group", "sg-1", "--network-isolation", "--tag", "team=vision")
+    keys = ("--kms-key", "k", "--volume-kms-key", "v")
+    calls = dict(dry(launch, *TUNE, "--best", "normals", "--best-image", IMAGE, *own, *keys))
+    model, config = calls["create_model"], calls["create_endpoint_config"]
+    assert model["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
+    assert model["EnableNetworkIsolation"] is True
+    assert config["KmsKeyId"] == "v"
+    for request in (model, config, calls["create_endpoint"]):
+        assert {"Key": "team", "Value": "vision"} in request["Tags"]
+
+
+@pytest.mark.parametrize("verb", ["tune", "pipeline"])
+def test_several_instances_in_a_vpc_are_looked_at_by_every_verb_that_trains(aws, refused, verb):
+    aws.client("s3").create_bucket(Bucket="bucket")
+    group = aws.client("ec2").create_security_group(GroupName=verb, Description="g")["GroupId"]
+    extra = () if verb == "tune" else ("--validation", "s3://bucket/v", "--serve-image", IMAGE)
+    words = (
+        verb,
+        *TUNE[1:],
+        *extra,
+        "--instance-count",
+        "2",
+        "--subnet",
+        "subnet-1",
+        "--security-group",
+        group,
+    )
+    assert "lets its members speak" in refused(*words)
+    assert not [operation for operation in aws.operations if operation.startswith("Create")]
 
 
 def test_hyperband_gives_epochs(launch):
