@@ -6,6 +6,8 @@ from fnmatch import fnmatchcase
 
 import botocore.session
 import pytest
+from botocore import xform_name
+from botocore.validate import validate_parameters
 
 import launch as launch_script
 import push
@@ -172,6 +174,28 @@ def test_the_policy_allows_what_the_verb_does(aws, launch, tmp_path, case):
     assert not [each for each in done if not allows(policy, *each)]
 
 
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_a_dry_run_prints_requests_that_boto3_takes_and_changes_nothing(aws, launch, tmp_path, verb):
+    *before, command = COMMANDS[verb]
+    prepare(aws, tmp_path, verb)
+    for words in before:
+        assert launch(*words).returncode == 0
+    aws.actions.clear()
+    result = launch(*command, "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("[")
+    session = botocore.session.get_session()
+    for call in json.loads(result.stdout):
+        if call["method"] != "upload_file":  # boto3's own, of several operations
+            service = session.get_service_model(call["client"])
+            [operation] = [name for name in service.operation_names if xform_name(name) == call["method"]]
+            shape = service.operation_model(operation).input_shape
+            tokens = dict.fromkeys(service.operation_model(operation).idempotent_members, "0" * 32)
+            validate_parameters(tokens | call["arguments"], shape)
+    changing = [action for action, _, _ in aws.actions if not re.search(":(Describe|List|Get)", action)]
+    assert changing == []
+
+
 def test_every_verb_that_asks_aws_is_among_them():
     assert {verb for verb, _ in CASES.values()} == {*launch_script.VERBS} - {"policy"}
 
@@ -183,6 +207,16 @@ def test_push_may_make_its_repositories(aws, environment, launch, monkeypatch):
     policy = printed(launch, "push")
     assert {action for action, _, _ in aws.actions} >= {"ecr:CreateRepository", "ecr:GetAuthorizationToken"}
     assert not [action for action, _, _ in aws.actions if not allows(policy, action, None)]
+
+
+@pytest.mark.parametrize("role", ["execution-role", "pipeline-role"])
+def test_the_printed_policies_make_a_role(aws, launch, role):
+    """As in the README: iam create-role and put-role-policy."""
+    iam = aws.client("iam")
+    trust, policy = printed(launch, f"{role}-trust"), printed(launch, role)
+    iam.create_role(RoleName="normals", AssumeRolePolicyDocument=json.dumps(trust))
+    iam.put_role_policy(RoleName="normals", PolicyName="normals", PolicyDocument=json.dumps(policy))
+    assert iam.get_role_policy(RoleName="normals", PolicyName="normals")["PolicyDocument"] == policy
 
 
 def test_the_pipelines_role_may_do_what_its_steps_ask_for(launch):
