@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pipeline-role", default="*", metavar="ARN", help="of `pipeline`, if it has one of its own")
     add("--kms-key", metavar="ARN", help="with what a key of --kms-key or --volume-kms-key asks for")
     add("--vpc", action="store_true", help="execution-role: with what --subnet asks for")
+    add(
+        "--topic", metavar="ARN", help="execution-role: with what --notify-success and --notify-error ask for"
+    )
 
 
 def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
@@ -30,8 +33,9 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
         raise LaunchError(f"--kms-key {options.kms_key!r}: a policy names a key by its ARN")
     if options.kms_key and options.of.endswith("-trust"):
         raise LaunchError(f"--kms-key: {options.of} says who may take the role, not what it may do")
-    if options.vpc and options.of != "execution-role":
-        raise LaunchError("--vpc: only the execution role works in the VPC")
+    for option in ("vpc", "topic"):
+        if getattr(options, option) and options.of != "execution-role":
+            raise LaunchError(f"--{option}: only the execution role needs that")
     return []
 
 
@@ -44,9 +48,10 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
         "ROLE": options.role if options.role != "*" else any_role,
         "PIPELINE_ROLE": options.pipeline_role if options.pipeline_role != "*" else any_role,
         "KMS_KEY": options.kms_key or "",
+        "TOPIC": options.topic or "",
     }
     policy = _read(f"{options.of}.json", values)
-    for name, asked in (("kms", options.kms_key), ("vpc", options.vpc)):
+    for name, asked in (("kms", options.kms_key), ("vpc", options.vpc), ("sns", options.topic)):
         policy["Statement"] += _read(f"options/{name}.json", values) if asked else []
     print(json.dumps(policy, indent=2))
 

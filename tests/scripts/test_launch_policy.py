@@ -257,7 +257,15 @@ def test_keys_and_a_vpc_ask_for_more(launch, refused):
         {"Statement": added}
     )
     assert all(row["Resource"] == [key] for row in added if "kms" in row["Action"][0])
-    assert "only the execution role" in refused("policy", "train", "--vpc")
+    topic = "arn:aws:sns:us-east-1:123456789012:done"
+    [row] = [
+        row
+        for row in printed(launch, "execution-role", "--topic", topic)["Statement"]
+        if row not in plain["Statement"]
+    ]
+    assert (row["Action"], row["Resource"]) == (["sns:Publish"], [topic])
+    for option in (("--vpc",), ("--topic", topic)):
+        assert "only the execution role" in refused("policy", "train", *option)
     assert "names a key by its ARN" in refused("policy", "train", "--kms-key", "alias/data")
     assert "who may take the role" in refused("policy", "execution-role-trust", "--kms-key", key)
 

@@ -1,6 +1,7 @@
 """launch.py train: what SageMaker offers for a job, and how a job is watched, against moto_server."""
 
 import json
+import signal
 import time
 
 import pytest
@@ -340,3 +341,19 @@ def test_stop_ends_what_runs_and_only_that(aws, launch, refused):
     assert "asked to stop" in launch("stop", "job-1").stdout
     assert aws.sent("StopTrainingJob") == {"TrainingJobName": "job-1"}
     assert "no job job-1 runs" in refused("stop", "job-1")
+
+
+def test_the_wait_for_a_stop_can_be_left_too(aws, launch, launch_process):
+    assert launch(*TRAIN, "--no-wait").returncode == 0
+    steps = [{"Status": "Stopping", "StartTime": 0}]
+    stopping = {"TrainingJobStatus": "Stopping", "SecondaryStatusTransitions": steps}
+    aws.answers["DescribeTrainingJob"] = [stopping] * 1000
+    watcher = launch_process("stop", "job-1", "--wait", "--poll-seconds", "0.2")
+    while "Stopping" not in watcher.stdout.readline():
+        assert watcher.poll() is None
+    watcher.send_signal(signal.SIGINT)
+    _, errors = watcher.communicate(timeout=60)
+    assert watcher.returncode == 1
+    assert errors == (
+        "launch: no longer watching; the stop of job-1 goes on. To come back: launch.py status job-1 --wait\n"
+    )
