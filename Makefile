@@ -110,6 +110,9 @@ bench-training: $(INSTALLED) ## speed of reading and of a training step, each be
 bench-serving: $(INSTALLED) ## speed of serving beside its limit and LitServe: .bench/serving.md, .png
 	@$(RUN) scripts/benchmark_serving.py
 
+bench-upload: $(INSTALLED) ## `launch.py upload` of 2,000 small files beside a loop of boto3's upload_file
+	@$(RUN) scripts/benchmark_upload.py
+
 bench-start: $(INSTALLED) ## seconds from `docker run` to the first answer of the serving image, and where they go
 	@$(RUN) scripts/benchmark_start.py --docker '$(DOCKER)' $(PROJECT)-serve:local $(OPT_ML)/model
 

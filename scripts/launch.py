@@ -11,17 +11,8 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from boto3.exceptions import Boto3Error
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    NoCredentialsError,
-    NoRegionError,
-    UnauthorizedSSOTokenError,
-)
-
-from launching.calls import Aws, LaunchError, print_calls
-from launching.cures import cure
+from launching.calls import Aws, print_calls
+from launching.errors import FAULTS, said
 from launching.limits import check_limits
 
 VERBS = (
@@ -34,18 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_options(arguments)
     try:
         run(module(options.verb), options)
-    except LaunchError as error:
-        sys.exit(f"launch: {error}")
-    except NoCredentialsError:
-        sys.exit("launch: no AWS credentials: run `aws configure` or `aws sso login`, or set AWS_PROFILE")
-    except NoRegionError:
-        sys.exit("launch: no AWS region: give --region, or set AWS_REGION")
-    except UnauthorizedSSOTokenError:
-        sys.exit("launch: your AWS login has expired: run `aws sso login`")
-    except ClientError as error:
-        sys.exit(f"launch: {refusal(error)}")
-    except (BotoCoreError, Boto3Error, OSError) as error:
-        sys.exit(f"launch: {' '.join(str(error).split())}")
+    except FAULTS as error:
+        sys.exit(f"launch: {said(error)}")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -57,19 +38,11 @@ def module(verb: str) -> ModuleType:
 def run(verb: ModuleType, options: argparse.Namespace) -> None:
     aws = Aws(options.region)
     calls = verb.plan(options, aws)
-    check_limits(calls, options.region)
+    check_limits(calls, aws.known_region)
     if options.dry_run:
         print_calls(calls)
     else:
         verb.run(options, calls, aws)
-
-
-def refusal(error: ClientError) -> str:
-    """AWS's own words in one line, and what likely cures it in another."""
-    reason = error.response["Error"]
-    text = f"{reason['Code']}: {' '.join(reason.get('Message', '').split())}"
-    words = cure(text)
-    return f"AWS refused {error.operation_name}: {text}" + (f"\nlikely cure: {words}" if words else "")
 
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -89,7 +62,9 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
             action="store_true",
             help="print the calls as JSON and make none that changes anything",
         )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.words = list(arguments)  # for a verb that tells how to go on with it
+    return options
 
 
 if __name__ == "__main__":

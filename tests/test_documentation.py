@@ -220,17 +220,15 @@ def test_the_launch_commands_of_the_readme_are_accepted(verb, tmp_path):
     assert commands
     for command in commands:
         words = (
-            command.partition("#")[0]
-            .replace("ROLE_ARN", "arn:aws:iam::123456789012:role/example")
-            .replace("JOB_NAME", "my-job")
-            .split()
+            command.partition("#")[0].replace("ROLE_ARN", "arn:aws:iam::123456789012:role/example").split()
         )
         words = [sys.executable, str(ROOT / words[1]), *words[2:], "--dry-run", "--region", "eu-west-1"]
         if verb in ("train", "deploy"):
             words += ["--image", "123456789012.dkr.ecr.eu-west-1.amazonaws.com/x@sha256:" + "0" * 64]
         if verb == "upload":
-            (tmp_path / words[3]).mkdir(parents=True)
-            (tmp_path / words[3] / "a.png").write_bytes(b"x")
+            words[3] = str(tmp_path / "my_data")
+            (tmp_path / "my_data").mkdir()
+            (tmp_path / "my_data" / "a.png").write_bytes(b"x")
         if verb == "invoke":
             (tmp_path / "photo.jpg").write_bytes(b"x")
         result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)

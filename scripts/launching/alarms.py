@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from launching.calls import Aws, Call
+from launching.request import owner_tag
 
 PERIOD_SECONDS = 60
 
@@ -45,6 +46,12 @@ def names(options: argparse.Namespace, calls: list[Call]) -> list[str]:
     return [call.arguments["AlarmName"] for call in calls] + options.alarm
 
 
+def existing(alarm_names: list[str], aws: Aws) -> set[str]:
+    """Those of the alarms that are there already."""
+    answer = aws(Call("cloudwatch", "describe_alarms", {"AlarmNames": alarm_names}))
+    return {alarm["AlarmName"] for alarm in answer["MetricAlarms"]}
+
+
 def ringing(alarm_names: list[str], aws: Aws) -> list[str]:
     """Those of the alarms that ring, each with its reason."""
     answer = aws(Call("cloudwatch", "describe_alarms", {"AlarmNames": alarm_names}))
@@ -70,5 +77,6 @@ def _alarm(endpoint: str, variant: str, what: str, metric: str, statistic: str, 
         "Threshold": limit,
         "ComparisonOperator": "GreaterThanThreshold",
         "TreatMissingData": "notBreaching",
+        "Tags": owner_tag(endpoint),
     }
     return Call("cloudwatch", "put_metric_alarm", request)

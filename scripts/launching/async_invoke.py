@@ -7,14 +7,21 @@ from pathlib import Path
 from launching.calls import Aws, Call, LaunchError
 
 POLL_SECONDS = 1.0
-DEADLINE_SECONDS = 3700
-"""A request may run for an hour; one that waits longer in the queue is fetched with `download`."""
+ASYNC_SECONDS = 3600
+"""As long as AWS lets a request run; unless told so it is 15 minutes."""
+DEADLINE_SECONDS = ASYNC_SECONDS + 100
+"""What waits longer in the queue is fetched with `download`."""
 
 
-def send_and_fetch(path: Path, call: Call, aws: Aws) -> tuple[str, bytes]:
-    """The answer's media type and bytes. Raises LaunchError with the model's words."""
+def upload_of(path: Path, call: Call) -> Call:
+    """Of the picture, to where the request says that it is."""
     bucket, key = _place(call.arguments["InputLocation"])
-    aws.client("s3").upload_file(str(path), bucket, key)
+    return Call("s3", "upload_file", {"Filename": str(path), "Bucket": bucket, "Key": key})
+
+
+def send_and_fetch(upload: Call, call: Call, aws: Aws) -> tuple[str, bytes]:
+    """The answer's media type and bytes. Raises LaunchError with the model's words."""
+    aws(upload)
     answer = aws(call)
     deadline = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < deadline:

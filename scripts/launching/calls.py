@@ -56,11 +56,16 @@ class Aws:
         return boto3.session.Session(region_name=self._given_region, botocore_session=core)
 
     @property
+    def known_region(self) -> str | None:
+        """The one given, else AWS_DEFAULT_REGION's or the profile's, if there is one."""
+        return self._given_region or self._session.region_name
+
+    @property
     def region(self) -> str:
-        """The one given, else the profile's. Raises NoRegionError."""
-        if not self._session.region_name:
+        """The same. Raises NoRegionError where there is none."""
+        if not self.known_region:
             raise NoRegionError
-        return str(self._session.region_name)
+        return self.known_region
 
     def client(self, name: str) -> BaseClient:
         if name not in self._clients:

@@ -6,8 +6,8 @@ from typing import Any
 from launching import scaling
 from launching.calls import Call, LaunchError
 from launching.models import is_gpu
-from launching.request import tags
-from launching.variants import VARIANT, Variant, host
+from launching.request import tags, vpc
+from launching.variants import VARIANT, Variant, extras, host
 
 
 def add_component(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,10 @@ def add_component(parser: argparse.ArgumentParser) -> None:
 
 
 def create_config(options: argparse.Namespace, name: str, variants: list[Variant]) -> Call:
-    """A configuration without a model: components bring theirs. Raises LaunchError for what they cannot have."""
+    """A configuration without a model: components bring theirs, and it the network that they are in.
+
+    Raises LaunchError for what they cannot have.
+    """
     if options.serverless or options.asynchronous or len(variants) > 1:
         raise LaunchError("--inference-component goes without --serverless, --async, --variant and --shadow")
     _, most = scaling.read_range(options.autoscale or "0:1", lowest=0)
@@ -37,7 +40,11 @@ def create_config(options: argparse.Namespace, name: str, variants: list[Variant
         "ExecutionRoleArn": options.role,
         "ProductionVariants": [row],
         "Tags": tags(options, name),
+        **extras(options),
+        **vpc(options),
     }
+    if options.network_isolation:
+        request["EnableNetworkIsolation"] = True
     return Call("sagemaker", "create_endpoint_config", request)
 
 

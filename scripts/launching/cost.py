@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -12,6 +13,8 @@ from launching.kinds import ENDPOINT, PROCESSING, TRAINING, TRANSFORM
 
 HELP = "what runs and its price a day, where AWS tells it"
 HOURS_A_DAY = 24
+WARM_POOLS = Call("sagemaker", "list_training_jobs", {"WarmPoolStatusEquals": "Available"})
+"""Of jobs that have ended; a pool in use is its new job's."""
 PRICES_REGION = "us-east-1"  # the price list has an address in few regions, and knows all of them
 
 
@@ -32,10 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
     """Looks only."""
     lists = [Call("sagemaker", "list_endpoints", {})]
-    return lists + [
+    lists += [
         Call("sagemaker", kind.list, {"StatusEquals": "InProgress"})
         for kind in (TRAINING, TRANSFORM, PROCESSING)
     ]
+    return [*lists, WARM_POOLS]
 
 
 def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
@@ -43,8 +47,9 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     total, unknown, found = 0.0, 0, 0
     for running in _running(aws):
         found += 1
-        if running.instance_type is None:
-            print(f"{running.title:14} {running.name:40} serverless: by the request")
+        if running.count == 0 or running.instance_type is None:
+            words = "no instance now" if running.instance_type else "serverless: by the request"
+            print(f"{running.title:14} {running.name:40} {words}")
             continue
         hourly = prices.hourly_usd(running.instance_type, running.usage)
         price = "price unknown"
@@ -70,26 +75,48 @@ def _running(aws: Aws) -> Iterator[Running]:
                 "sagemaker", "describe_endpoint_config", {"EndpointConfigName": answer["EndpointConfigName"]}
             )
         )
-        counts = {
-            row["VariantName"]: row.get("CurrentInstanceCount")
-            for row in answer.get("ProductionVariants", [])
-        }
+        there = {row["VariantName"]: row for row in answer.get("ProductionVariants", [])}
+        there |= {row["VariantName"]: row for row in answer.get("ShadowProductionVariants", [])}
         for row in [*config["ProductionVariants"], *config.get("ShadowProductionVariants", [])]:
-            count = counts.get(row["VariantName"])
-            count = row.get("InitialInstanceCount", 0) if count is None else count
-            yield Running("endpoint", item["EndpointName"], row.get("InstanceType"), count, "Host")
-    for kind, member, usage in (
-        (TRAINING, ("ResourceConfig",), "Train"),
-        (TRANSFORM, ("TransformResources",), "Tsform"),
-        (PROCESSING, ("ProcessingResources", "ClusterConfig"), "Processing"),
-    ):
+            for instance_type, count in _instances(row, there.get(row["VariantName"], {})):
+                yield Running("endpoint", item["EndpointName"], instance_type, count, "Host")
+    for kind, usage in ((TRAINING, "Train"), (TRANSFORM, "Tsform"), (PROCESSING, "Processing")):
         for item in aws.pages(Call("sagemaker", kind.list, {"StatusEquals": "InProgress"}), kind.summaries):
             answer = aws(kind.described(item[kind.name_key]))
-            for name in member:
-                answer = answer[name]
-            yield Running(
-                kind.title, item[kind.name_key], answer["InstanceType"], answer["InstanceCount"], usage
-            )
+            for instance_type, count in _cluster(answer):
+                yield Running(kind.title, item[kind.name_key], instance_type, count, usage)
+    for item in aws.pages(WARM_POOLS, TRAINING.summaries):
+        answer = aws(TRAINING.described(item[TRAINING.name_key]))
+        for instance_type, count in _cluster(answer):
+            yield Running("warm pool of", item[TRAINING.name_key], instance_type, count, "Train")
+
+
+def _instances(configured: dict[str, Any], there: dict[str, Any]) -> list[tuple[str | None, int]]:
+    """A variant's instances, as they are now or, where AWS does not say, as they were asked for; serverless: None."""
+    if "ServerlessConfig" in configured:
+        return [(None, 0)]
+    if pools := there.get("InstancePools"):
+        return [(pool["InstanceType"], pool.get("CurrentInstanceCount", 0)) for pool in pools]
+    count = there.get("CurrentInstanceCount", configured.get("InitialInstanceCount", 0))
+    if pools := configured.get("InstancePools"):  # the first choice, until AWS tells
+        return [(min(pools, key=lambda pool: pool.get("Priority", 0))["InstanceType"], count)]
+    return [(configured.get("InstanceType"), count)]
+
+
+def _cluster(answer: dict[str, Any]) -> list[tuple[str | None, int]]:
+    """The instances of a job."""
+    resources: dict[str, Any] = (
+        answer.get("ResourceConfig")
+        or answer.get("TransformResources")
+        or answer.get("ProcessingResources", {}).get("ClusterConfig")
+        or {}
+    )
+    if groups := resources.get("InstanceGroups"):
+        return [(group["InstanceType"], group["InstanceCount"]) for group in groups]
+    # Of several that would do, AWS tells which one it took.
+    instance_type = resources.get("SelectedInstanceType") or resources.get("InstanceType")
+    count = resources.get("SelectedInstanceCount") or resources.get("InstanceCount", 0)
+    return [(instance_type, count)] if instance_type else []
 
 
 class Prices:

@@ -2,28 +2,26 @@
 
 import argparse
 import contextlib
+import shlex
 from collections.abc import Sequence
-from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from launching import components, scaling
 from launching.calls import Aws, Call, LaunchError, default_name
-from launching.kinds import COMPONENT, ENDPOINT
+from launching.errors import said
+from launching.kinds import COMPONENT, ENDPOINT, Kind
 from launching.models import add_model, add_source, fill_in
 from launching.request import add_network, add_tags, tags
 from launching.variants import add_hosting, add_variants, check_hosting, create_config, models, read_variants
 from launching.watch import add_wait, follow, say
 
 HELP = "make a model, an endpoint configuration and an endpoint, and wait until it serves"
+# What takes a creation back; of an alarm `update` itself knows whether it had been there before.
 UNDO = {
     "create_model": ("delete_model", "ModelName"),
     "create_endpoint_config": ("delete_endpoint_config", "EndpointConfigName"),
     "create_endpoint": ("delete_endpoint", "EndpointName"),
-}
-WAITED_FOR = {
-    "create_endpoint": (ENDPOINT, "EndpointName"),
-    "create_inference_component": (COMPONENT, "InferenceComponentName"),
 }
 
 
@@ -42,12 +40,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     components.add_component(parser)
     add_network(parser)
     add_tags(parser)
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with a deploy whose watching was cut: the same words again",
+    )
     add_wait(parser)
 
 
 def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
-    """Models, configuration and endpoint of one name; before them looks at jobs, after them the scaling."""
-    name = options.name = options.name or default_name(options.project)
+    """Models, configuration and endpoint of one name; before them looks at jobs, after them the scaling.
+
+    With --resume only what comes after.
+    """
+    named = options.name
+    name = options.name = named or default_name(options.project)
+    if options.resume and not named:
+        raise LaunchError("--resume: give the --name of the endpoint")
     variants = read_variants(options)
     check_hosting(options, variants)
     endpoint = {"EndpointName": name, "EndpointConfigName": name, "Tags": tags(options, name)}
@@ -68,6 +77,8 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
             )
     if after and not options.wait:
         raise LaunchError("--no-wait: the endpoint must serve before it can be scaled or take a component")
+    if options.resume:
+        return after
     return [
         *models(options, name, name, variants),
         config,
@@ -80,43 +91,69 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     """Make all of it or nothing, then wait. Raises LaunchError when the endpoint does not come up."""
     name = options.name
     calls = fill_in(list(calls), aws)
-    first = next(place for place, call in enumerate(calls) if call.method == "create_endpoint") + 1
-    make_all_or_nothing(calls[:first], aws)
-    say(f"endpoint {name} is accepted; it costs money until `launch.py delete {name}`")
+    first = next((place for place, call in enumerate(calls, 1) if call.method == "create_endpoint"), 0)
+    after = calls[first:]
+    if first:
+        make_all_or_nothing(calls[:first], aws)
+        say(f"{ENDPOINT.accepted(name, aws.region)}; it costs money until `launch.py delete {name}`")
     if not options.wait:
         return
-    _follow(calls[first - 1], options, aws)
-    arns: dict[str, str] = {}
-    for call in calls[first:]:
-        answer = aws(scaling.fill_in_policy(call, arns))
-        if call.method == "put_scaling_policy":
-            arns[scaling.POLICY_ARN.format(name=call.arguments["PolicyName"])] = answer["PolicyARN"]
-        elif call.method == "create_inference_component":
-            _follow(call, options, aws)
+    resume = f"launch.py {shlex.join(_resuming(options))}" if after else None
+    _follow(ENDPOINT, options, aws, resume)
+    try:
+        _finish(after, options, aws, resume)
+    except (ClientError, BotoCoreError, KeyboardInterrupt) as error:
+        raise LaunchError(
+            f"{said(error)}\nendpoint {name} serves, but not all was made that scales it. To go on: {resume}"
+        ) from None
     if options.asynchronous:
         print(f"next: launch.py invoke --endpoint {name} --async s3://BUCKET/FOLDER picture.jpg")
     else:
         print(f"next: launch.py invoke --endpoint {name} picture.jpg")
 
 
+def _finish(after: Sequence[Call], options: argparse.Namespace, aws: Aws, resume: str | None) -> None:
+    """What needs an endpoint that serves; all of it may be there already, when it is done again."""
+    arns: dict[str, str] = {}
+    for call in after:
+        if call.method == "create_inference_component":
+            if not (options.resume and aws.found(COMPONENT.described(options.name))):
+                aws(call)
+            _follow(COMPONENT, options, aws, resume)
+            continue
+        answer = aws(scaling.fill_in_policy(call, arns))
+        if call.method == "put_scaling_policy":
+            arns[scaling.POLICY_ARN.format(name=call.arguments["PolicyName"])] = answer["PolicyARN"]
+
+
+def _resuming(options: argparse.Namespace) -> list[str]:
+    """The words that were given, and those with which they only finish what is begun."""
+    words = [*map(str, options.words)]
+    if not any(word == "--name" or word.startswith("--name=") for word in words):
+        words += ["--name", options.name]
+    return words if options.resume else [*words, "--resume"]
+
+
 def make_all_or_nothing(calls: Sequence[Call], aws: Aws) -> None:
-    """Several creations; where AWS refuses one, those before it are taken back."""
+    """Several creations; where one fails, those before it are taken back."""
     made: list[Call] = []
     try:
         for call in calls:
             aws(call)
             made.append(call)
-    except (ClientError, KeyboardInterrupt):
+    except (ClientError, BotoCoreError, KeyboardInterrupt):
         for call in reversed(made):
+            if call.method not in UNDO:
+                continue
             method, key = UNDO[call.method]
-            with contextlib.suppress(ClientError):  # the refusal to report is the one that brought us here
+            # The failure to report is the one that brought us here.
+            with contextlib.suppress(ClientError, BotoCoreError):
                 aws(Call("sagemaker", method, {key: call.arguments[key]}))
         raise
 
 
-def _follow(call: Call, options: argparse.Namespace, aws: Aws) -> dict[str, Any]:
-    kind, key = WAITED_FOR[call.method]
+def _follow(kind: Kind, options: argparse.Namespace, aws: Aws, resume: str | None) -> None:
     try:
-        return follow(kind, call.arguments[key], options, aws)
+        follow(kind, options.name, options, aws, resume)
     except LaunchError as error:
         raise LaunchError(f"{error}\nRemove it with: launch.py delete {options.name}") from None

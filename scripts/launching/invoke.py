@@ -3,17 +3,20 @@
 import argparse
 import io
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from botocore.exceptions import ClientError
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
 from tqdm import tqdm
 
-from launching.async_invoke import send_and_fetch
+from launching.async_invoke import ASYNC_SECONDS, send_and_fetch, upload_of
 from launching.calls import MAX_CONNECTIONS, ROOT, Aws, Call, LaunchError
+from launching.errors import said
 from launching.request import split_uri
 from launching.upload import LocalFile
 
@@ -57,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
-    """One call for each picture."""
+    """One call for each picture; with --async before them their uploads."""
     if not 1 <= options.concurrency <= MAX_CONNECTIONS:
         raise LaunchError(f"--concurrency {options.concurrency}: from 1 to {MAX_CONNECTIONS}")
     found = [(path, folder) for given in options.pictures for path, folder in _pictures(given)]
@@ -67,7 +70,10 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
     doubled = next((place for place in options.places if options.places.count(place) > 1), None)
     if doubled and len(set(options.places)) < len(found):
         raise LaunchError(f"two pictures would be answered into {doubled}: give folders one at a time")
-    return [_call(path, place, options) for (path, _), place in zip(found, options.places, strict=True)]
+    calls = [_call(path, place, options) for (path, _), place in zip(found, options.places, strict=True)]
+    if not options.asynchronous:
+        return calls
+    return [*(upload_of(path, call) for (path, _), call in zip(found, calls, strict=True)), *calls]
 
 
 def _pictures(given: Path) -> list[tuple[Path, Path]]:
@@ -107,7 +113,8 @@ def _call(path: Path, place: Path, options: argparse.Namespace) -> Call:
     if options.asynchronous:
         split_uri(options.asynchronous)
         target = f"{options.asynchronous.rstrip('/')}/{place.as_posix().lstrip('./')}{path.suffix}"
-        return Call("sagemaker-runtime", "invoke_endpoint_async", arguments | {"InputLocation": target})
+        arguments |= {"InputLocation": target, "InvocationTimeoutSeconds": ASYNC_SECONDS}
+        return Call("sagemaker-runtime", "invoke_endpoint_async", arguments)
     if options.variant:
         arguments["TargetVariant"] = options.variant
     if options.target_model:
@@ -120,22 +127,27 @@ def _call(path: Path, place: Path, options: argparse.Namespace) -> Call:
 def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     """Send all, write what comes; failures are told at the end, and then end it with status 1."""
     paths = [path for given in options.pictures for path, _ in _pictures(given)]
-    work = list(zip(paths, calls, options.places, strict=True))
+    uploads = [call for call in calls if call.client == "s3"] or [None] * len(paths)
+    asked = [call for call in calls if call.client != "s3"]
+    work = list(zip(paths, uploads, asked, options.places, strict=True))
     failures: list[str] = []
     seconds: list[float] = []
 
-    def one(item: tuple[Path, Call, Path]) -> None:
-        path, call, place = item
+    def one(item: tuple[Path, Call | None, Call, Path]) -> None:
+        path, upload, call, place = item
         started = time.monotonic()
         try:
-            media_type, body = send_and_fetch(path, call, aws) if options.asynchronous else _send(call, aws)
-        except LaunchError as error:
-            failures.append(f"{path}: {error}" if len(work) > 1 else str(error))
+            media_type, body = send_and_fetch(upload, call, aws) if upload else _send(call, aws)
+            took = time.monotonic() - started
+            written = _files(place, media_type, body, options)
+            for name, content in written:
+                _write(name, content)
+        except (LaunchError, ClientError, BotoCoreError, Boto3Error) as error:
+            failures.append(f"{path}: {said(error)}" if len(work) > 1 else said(error))
             return
-        seconds.append(time.monotonic() - started)
-        for name, content in _files(place, media_type, body, options):
-            _write(name, content)
-            if len(work) == 1:
+        seconds.append(took)
+        if len(work) == 1:
+            for name, content in written:
                 print(f"{name}: {media_type}, {len(content)} bytes")
 
     started = time.monotonic()
@@ -147,7 +159,7 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if len(work) > 1:
-        print(_summary(seconds, time.monotonic() - started))
+        print(summary(seconds, time.monotonic() - started))
     if failures:
         more = f"\nand {len(failures) - 10} more" if len(failures) > 10 else ""
         raise LaunchError("\n".join(failures[:10]) + more)
@@ -208,14 +220,14 @@ def _write(path: Path, content: bytes) -> None:
         raise LaunchError(f"{path}: {error.strerror}") from None
 
 
-def _summary(seconds: list[float], all_seconds: float) -> str:
+def summary(seconds: list[float], all_seconds: float) -> str:
     """How many, how fast, and the latency that so many per cent of the requests stay below."""
     if not seconds:
         return "no answer"
     ordered = sorted(seconds)
 
     def at(percent: int) -> float:
-        return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+        return ordered[math.ceil(len(ordered) * percent / 100) - 1]
 
     shown = ", ".join(f"p{percent} {1000 * at(percent):.0f}" for percent in (50, 90, 99))
     return (

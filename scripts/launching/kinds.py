@@ -1,5 +1,6 @@
 """What can be watched at SageMaker: one row for each kind, the same for `train`, `status`, `logs` and `delete`."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +26,25 @@ class Kind:
     list: str = ""
     summaries: str = ""
     """The listing's operation and the member of its answer."""
+    console_path: str = ""
 
     def described(self, name: str) -> Call:
         return Call("sagemaker", self.describe, {self.name_key: name})
 
+    def accepted(self, name: str, region: str) -> str:
+        """What to tell when AWS has taken it on."""
+        link = self.console(name, region)
+        return f"{self.title} {name} is accepted" + (f": {link}" if link else "")
+
     def log_place(self, name: str) -> tuple[str, str]:
         """CloudWatch's log group, and how its streams' names begin."""
         return self.log_group.format(name=name), self.log_prefix.format(name=name)
+
+    def console(self, name: str, region: str) -> str | None:
+        """Its page in AWS's console; None where that has another address (China, GovCloud) or no such page."""
+        if not self.console_path or re.match("cn-|us-gov-|us-iso|eusc-", region):
+            return None
+        return f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/{self.console_path}/{name}"
 
 
 JOB_UNDERWAY = frozenset({"InProgress", "Stopping"})
@@ -47,6 +60,7 @@ TRAINING = Kind(
     stop="stop_training_job",
     list="list_training_jobs",
     summaries="TrainingJobSummaries",
+    console_path="jobs",
 )
 TUNING = Kind(
     title="tuning job",
@@ -58,6 +72,7 @@ TUNING = Kind(
     stop="stop_hyper_parameter_tuning_job",
     list="list_hyper_parameter_tuning_jobs",
     summaries="HyperParameterTuningJobSummaries",
+    console_path="hyper-tuning-jobs",
 )
 TRANSFORM = Kind(
     title="transform job",
@@ -70,6 +85,7 @@ TRANSFORM = Kind(
     stop="stop_transform_job",
     list="list_transform_jobs",
     summaries="TransformJobSummaries",
+    console_path="transform-jobs",
 )
 PROCESSING = Kind(
     title="processing job",
@@ -82,6 +98,7 @@ PROCESSING = Kind(
     stop="stop_processing_job",
     list="list_processing_jobs",
     summaries="ProcessingJobSummaries",
+    console_path="processing-jobs",
 )
 ENDPOINT = Kind(
     title="endpoint",
@@ -94,6 +111,7 @@ ENDPOINT = Kind(
     log_prefix="",
     list="list_endpoints",
     summaries="Endpoints",
+    console_path="endpoints",
 )
 COMPONENT = Kind(
     title="inference component",
@@ -109,9 +127,11 @@ KINDS = (TRAINING, TUNING, TRANSFORM, PROCESSING, ENDPOINT)
 
 
 def find(name: str, aws: Aws) -> list[tuple[Kind, dict[str, Any]]]:
-    """Everything of this name, with SageMaker's description. Raises LaunchError where there is nothing."""
-    found = [(kind, answer) for kind in KINDS if (answer := aws.found(kind.described(name)))]
-    if not found:
-        titles = ", ".join(kind.title for kind in KINDS)
-        raise LaunchError(f"there is no {titles} of the name {name} in {aws.region}; see `launch.py status`")
-    return found
+    """Everything of this name, with SageMaker's description."""
+    return [(kind, answer) for kind in KINDS if (answer := aws.found(kind.described(name)))]
+
+
+def nothing_of(name: str, aws: Aws, *others: str) -> LaunchError:
+    """For who looked for something in vain."""
+    titles = ", ".join([*(kind.title for kind in KINDS), *others])
+    return LaunchError(f"there is no {titles} of the name {name} in {aws.region}; see `launch.py status`")

@@ -17,26 +17,41 @@ from botocore.model import OperationModel, ServiceModel, Shape
 from botocore.validate import validate_parameters
 
 from launching.calls import Call, LaunchError, descriptions
+from launching.inner import requests_of
 
+INSTANCE_TYPES = {
+    "TrainingInstanceType": "training",
+    "ProductionVariantInstanceType": "endpoints",
+    "TransformInstanceType": "batch transform",
+    "ProcessingInstanceType": "processing",
+}
+"""The shapes of the service's description that list them, and what they are of."""
+ARM = re.compile(r"ml\.([cmrt]\d+g|p6e-gb)")
 UNITS = {"string": " characters", "list": " entries", "map": " entries"}
 
 
 def check_limits(calls: Sequence[Call], region: str | None) -> None:
     """Hold the arguments against the service's description that boto3 carries. Raises LaunchError."""
     for call in calls:
-        operation = _operation(call.client, call.method)
-        if operation is None:  # upload_file is boto3's own, made of several operations
-            continue
-        try:
-            # boto3 makes the tokens against doing a thing twice itself.
-            tokens = dict.fromkeys(map(str, operation.idempotent_members), "0" * 32)
-            validate_parameters(tokens | call.arguments, operation.input_shape)
-        except ParamValidationError as error:
-            raise LaunchError(f"{operation.name}: {' '.join(str(error).split())}") from None
-        for fault in _faults(call.arguments, operation.input_shape, ""):
-            raise LaunchError(f"{operation.name}: {fault}")
-        for image in _images(call.arguments):
-            _check_region(image, region)
+        _check(call, region, "")
+        for step, request in requests_of(call):
+            _check(request, region, f"step {step}: ")
+
+
+def _check(call: Call, region: str | None, where: str) -> None:
+    operation = _operation(call.client, call.method)
+    if operation is None:  # upload_file is boto3's own, made of several operations
+        return
+    try:
+        # boto3 makes the tokens against doing a thing twice itself.
+        tokens = dict.fromkeys(map(str, operation.idempotent_members), "0" * 32)
+        validate_parameters(tokens | call.arguments, operation.input_shape)
+    except ParamValidationError as error:
+        raise LaunchError(f"{where}{operation.name}: {' '.join(str(error).split())}") from None
+    for fault in _faults(call.arguments, operation.input_shape, ""):
+        raise LaunchError(f"{where}{operation.name}: {fault}")
+    for image in _images(call.arguments):
+        _check_region(image, region)
 
 
 def _check_region(image: str, region: str | None) -> None:
@@ -103,7 +118,19 @@ def _faults(value: Any, shape: Shape, where: str) -> Iterator[str]:
     elif shape.type_name == "string":
         if not _matches(shape.metadata.get("pattern"), value):
             yield f"{where}: {value!r} is not of the form {shape.metadata['pattern']}"
+        if shape.name in INSTANCE_TYPES:
+            yield from _no_such_instance(value, shape, where)
         _doubt(value, shape, where)
+
+
+def _no_such_instance(value: str, shape: Shape, where: str) -> Iterator[str]:
+    """An instance type that there is, but not for this; or one that does not run our images."""
+    if ARM.match(value):
+        yield f"{where}: {value} has an Arm processor, and the images are for amd64: ml.c7i.xlarge, for example, has"
+    enums = {_service("sagemaker").shape_for(name): used for name, used in INSTANCE_TYPES.items()}
+    elsewhere = [used for known, used in enums.items() if value in known.enum]
+    if elsewhere and INSTANCE_TYPES[shape.name] not in elsewhere:
+        yield f"{where}: {value} is there for {', '.join(elsewhere)}, not for {INSTANCE_TYPES[shape.name]}"
 
 
 def _doubt(value: str, shape: Shape, where: str) -> None:

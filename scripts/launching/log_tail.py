@@ -25,12 +25,17 @@ class LogTail:
     def group(self) -> str:
         return self._place["logGroupName"]
 
+    def look(self, token: str | None = None) -> Call:
+        """The call that reads on from where it is."""
+        arguments: dict[str, Any] = {**self._place, "startTime": self._since, "interleaved": True}
+        return Call("logs", "filter_log_events", arguments | ({"nextToken": token} if token else {}))
+
     def new_lines(self) -> list[str]:
         """What came since the last time; nothing where there is no log yet."""
-        arguments: dict[str, Any] = {**self._place, "startTime": self._since, "interleaved": True}
         lines = []
+        look = self.look()
         while True:
-            answer = self._aws.found(Call("logs", "filter_log_events", arguments))
+            answer = self._aws.found(look)
             if answer is None:
                 return []
             for event in answer["events"]:
@@ -40,7 +45,7 @@ class LogTail:
                         lines.append(line)
             if not answer.get("nextToken"):
                 break
-            arguments["nextToken"] = answer["nextToken"]
+            look = self.look(answer["nextToken"])
         if self._seen:
             self._since = max(self._since, max(self._seen.values()) - OVERLAP_MILLISECONDS)
             self._seen = {key: when for key, when in self._seen.items() if when >= self._since}

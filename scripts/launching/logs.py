@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from launching.calls import Aws, Call, LaunchError
-from launching.kinds import ENDPOINT, KINDS, Kind, find
+from launching.kinds import ENDPOINT, KINDS, Kind, find, nothing_of
 from launching.log_tail import LogTail
 
 HELP = "the log of a job or an endpoint"
@@ -19,19 +19,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
-    """Looks only: which kinds of thing have that name."""
-    return [kind.described(options.name) for kind in KINDS]
+    """Looks only: which kinds of thing have that name, and the log of each that is there."""
+    looks = [kind.described(options.name) for kind in KINDS]
+    logged = [kind.log_place(options.name) for kind in KINDS if kind.log_group]
+    since = _since(options)
+    return [*looks, *(LogTail(aws, *place, since).look() for place in logged)]
 
 
 def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
-    since = int(1000 * (time.time() - 60 * options.minutes)) if options.minutes else 0
-    for kind, answer in find(options.name, aws):
+    found = find(options.name, aws)
+    if not found:
+        raise nothing_of(options.name, aws)
+    for kind, answer in found:
         if kind.log_group:
-            _print_log(kind, answer[kind.status_key], since, options, aws)
+            _print_log(kind, answer[kind.status_key], options, aws)
 
 
-def _print_log(kind: Kind, status: str, since: int, options: argparse.Namespace, aws: Aws) -> None:
-    tail = LogTail(aws, *kind.log_place(options.name), since)
+def _since(options: argparse.Namespace) -> int:
+    return int(1000 * (time.time() - 60 * options.minutes)) if options.minutes else 0
+
+
+def _print_log(kind: Kind, status: str, options: argparse.Namespace, aws: Aws) -> None:
+    tail = LogTail(aws, *kind.log_place(options.name), _since(options))
     lines = tail.new_lines()
     if not lines and not options.follow:
         raise LaunchError(f"{kind.title} {options.name} has no log yet in {tail.group}")

@@ -123,10 +123,11 @@ def create_model(
         "ExecutionRoleArn": options.role,
         "PrimaryContainer": container,
         "Tags": tags(options, owner),
-        **vpc(options),
     }
-    if options.network_isolation:
-        request["EnableNetworkIsolation"] = True
+    if not getattr(options, "inference_component", False):  # of a component that is the endpoint's
+        request |= vpc(options)
+        if options.network_isolation:
+            request["EnableNetworkIsolation"] = True
     return Call("sagemaker", "create_model", request)
 
 

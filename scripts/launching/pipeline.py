@@ -8,12 +8,14 @@ from typing import Any
 
 from launching import models, pipeline_definition, processing, register, state_machine, train
 from launching.calls import Aws, Call, LaunchError, read_image
-from launching.request import OWNER_TAG, folder_uri, split_uri, tags
+from launching.limits import check_limits
+from launching.network import check_security_groups, security_groups
+from launching.request import OWNER_TAG, folder_uri, split_uri, tags, vpc
+from launching.runs import Run, find_machine, follow_run
 from launching.variants import VARIANT
-from launching.watch import add_wait, say, wait
+from launching.watch import add_wait, say
 
 HELP = "a SageMaker Pipeline, or a Step Functions state machine, from the data to a registered model"
-RUNNING = ("Executing", "Stopping")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="as a state machine, which also deploys what is approved",
     )
     add("--endpoint-instance-type", default="ml.g5.xlarge", metavar="TYPE", help="with --step-functions")
+    add(
+        "--evaluate-instance-type",
+        default="ml.g5.xlarge",
+        metavar="TYPE",
+        help="of the evaluation (%(default)s)",
+    )
+    add(
+        "--pipeline-role",
+        metavar="ARN",
+        help="the role that the pipeline itself takes, to start its jobs (`launch.py policy pipeline-role`); "
+        "default: --role, which then needs that too",
+    )
     add("--start", action="store_true", help="run it")
     add_wait(parser)
 
@@ -49,9 +63,9 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
     requests = _requests(options, name, group, code)
     uploads = [processing.upload_code(task, code) for task in ("check", "evaluate")]
     grouped = {"ModelPackageGroupName": group, "Tags": tags(options, group)}
-    calls = [*uploads, Call("sagemaker", "create_model_package_group", grouped)]
+    calls = [*security_groups(options), *uploads, Call("sagemaker", "create_model_package_group", grouped)]
     if options.step_functions:
-        return [*calls, *_state_machine(options, name, requests)]
+        return _made_or_updated([*calls, *_state_machine(options, name, requests)], aws)
     body = pipeline_definition.definition(
         **requests,
         data=folder_uri(options.data),
@@ -61,13 +75,34 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
     request = {
         "PipelineName": name,
         "PipelineDefinition": json.dumps(body),
-        "RoleArn": options.role,
+        "RoleArn": options.pipeline_role or options.role,
         "Tags": tags(options, name),
     }
     calls.append(Call("sagemaker", "create_pipeline", request))
     if options.start:
         calls.append(Call("sagemaker", "start_pipeline_execution", {"PipelineName": name}))
-    return calls
+    return _made_or_updated(calls, aws)
+
+
+def _made_or_updated(calls: list[Call], aws: Aws) -> list[Call]:
+    """The same calls, the creation as an update where there is such a pipeline already: AWS is asked.
+
+    Before that they are held against the limits, as those of every verb.
+    """
+    check_limits(calls, aws.known_region)
+    return [_update(call, aws) or call for call in calls]
+
+
+def _update(call: Call, aws: Aws) -> Call | None:
+    if call.method == "create_pipeline":
+        name = call.arguments["PipelineName"]
+        if aws.found(Call("sagemaker", "describe_pipeline", {"PipelineName": name})):
+            kept = {key: value for key, value in call.arguments.items() if key != "Tags"}
+            return Call("sagemaker", "update_pipeline", kept)
+    if call.method == "create_state_machine" and (arn := find_machine(call.arguments["name"], aws)):
+        kept = {key: call.arguments[key] for key in ("definition", "roleArn")}
+        return Call("stepfunctions", "update_state_machine", {"stateMachineArn": arn, **kept})
+    return None
 
 
 def _requests(options: argparse.Namespace, name: str, group: str, code: str) -> dict[str, Any]:
@@ -75,7 +110,7 @@ def _requests(options: argparse.Namespace, name: str, group: str, code: str) -> 
     output = f"{options.output.rstrip('/')}/{name}"
     image = read_image("train", options.image)
     cpu = {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": options.volume_size}
-    gpu = cpu | {"InstanceType": options.instance_type}
+    gpu = cpu | {"InstanceType": options.evaluate_instance_type}
     shared = {"image": image, "role": options.role, "code": code}
     package = register.package(
         group=group,
@@ -85,13 +120,13 @@ def _requests(options: argparse.Namespace, name: str, group: str, code: str) -> 
         approval="pending",
         description=f"pipeline {name}",
     )
-    return {
+    requests = {
         "check": processing.job(
             "check",
             processing.check_arguments(),
             inputs={"data": folder_uri(options.data)},
             output=f"{output}/check",
-            resources=cpu,
+            resources=dict(cpu),
             **shared,
         ),
         "training": train.job(options, name),
@@ -105,6 +140,9 @@ def _requests(options: argparse.Namespace, name: str, group: str, code: str) -> 
         ),
         "package": package,
     }
+    for task in ("check", "evaluate"):
+        processing.protect(requests[task], options)
+    return requests
 
 
 def _state_machine(options: argparse.Namespace, name: str, requests: dict[str, Any]) -> list[Call]:
@@ -118,19 +156,23 @@ def _state_machine(options: argparse.Namespace, name: str, requests: dict[str, A
     }
     if ami := models.host_ami(instance_type, models.cuda_of(options.serve_image, instance_type)):
         variant["InferenceAmiVersion"] = ami
+    model = {"ExecutionRoleArn": options.role, **vpc(options)}
+    if options.network_isolation:
+        model["EnableNetworkIsolation"] = True
     body = state_machine.definition(
         **requests,
         bucket=bucket,
         prefix=prefix,
         maximum_error_degrees=options.maximum_error,
-        role=options.role,
+        model=model,
         variant=variant,
-        environment={"METRICS_PROJECT": options.project},
+        volume_key=options.volume_kms_key,
+        project=options.project,
     )
     request = {
         "name": name,
         "definition": json.dumps(body),
-        "roleArn": options.role,
+        "roleArn": options.pipeline_role or options.role,
         "tags": [{"key": OWNER_TAG, "value": name}],
     }
     calls = [Call("stepfunctions", "create_state_machine", request)]
@@ -144,79 +186,36 @@ def _state_machine(options: argparse.Namespace, name: str, requests: dict[str, A
 
 
 def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
-    arn = None
+    machine = ""
     for call in calls:
+        if call.method == "describe_security_groups":
+            check_security_groups(aws(call), call.arguments["GroupIds"])
+            continue
         if call.method == "create_model_package_group":
             register.make_group(call, aws)
-        elif call.method == "create_pipeline":
-            _create_or_update_pipeline(call, aws)
-        elif call.method == "create_state_machine":
-            arn = _create_or_update_machine(call, aws)
-        elif call.method == "start_execution":
-            call.arguments["stateMachineArn"] = arn
-            say(f"started: {aws(call)['executionArn']}")
-        elif call.method == "start_pipeline_execution":
-            _watch(aws(call)["PipelineExecutionArn"], options, aws)
-        else:
-            aws(call)
-
-
-def _create_or_update_pipeline(call: Call, aws: Aws) -> None:
-    name = call.arguments["PipelineName"]
-    if aws.found(Call("sagemaker", "describe_pipeline", {"PipelineName": name})) is None:
-        aws(call)
-        say(f"pipeline {name} is made")
-        return
-    kept = {key: value for key, value in call.arguments.items() if key != "Tags"}
-    aws(Call("sagemaker", "update_pipeline", kept))
-    say(f"pipeline {name} is brought up to date")
-
-
-def _create_or_update_machine(call: Call, aws: Aws) -> str:
-    name = call.arguments["name"]
-    machines = aws.pages(Call("stepfunctions", "list_state_machines", {}), "stateMachines")
-    for machine in machines:
-        if machine["name"] == name:
-            kept = {key: call.arguments[key] for key in ("definition", "roleArn")}
-            aws(
-                Call(
-                    "stepfunctions",
-                    "update_state_machine",
-                    {"stateMachineArn": machine["stateMachineArn"], **kept},
-                )
+            continue
+        if call.method == "start_execution":
+            call.arguments["stateMachineArn"] = machine
+        answer = aws(call)
+        if call.client == "stepfunctions":
+            machine = call.arguments.get("stateMachineArn") or answer.get("stateMachineArn", "")
+        verb, what = call.method.split("_", 1)
+        if verb in ("create", "update"):
+            done = "made" if verb == "create" else "brought up to date"
+            say(f"{what.replace('_', ' ')} {options.name} is {done}")
+        elif verb == "start":
+            _watch(
+                Run(options.name, answer.get("executionArn") or answer["PipelineExecutionArn"]), options, aws
             )
-            say(f"state machine {name} is brought up to date")
-            return str(machine["stateMachineArn"])
-    arn = aws(call)["stateMachineArn"]
-    say(f"state machine {name} is made: {arn}")
-    return str(arn)
 
 
-def _watch(arn: str, options: argparse.Namespace, aws: Aws) -> None:
-    """The steps as they come and go. Raises LaunchError with the reason when one fails."""
-    say(f"started: {arn}")
+def _watch(run: Run, options: argparse.Namespace, aws: Aws) -> None:
+    say(f"started: {run.arn}")
     if not options.wait:
+        print(f"to come back: launch.py status {run.name} --wait")
         return
-    end: dict[str, Any] = {}
-
-    def look() -> tuple[list[str], bool]:
-        end.update(aws(Call("sagemaker", "describe_pipeline_execution", {"PipelineExecutionArn": arn})))
-        listed = Call("sagemaker", "list_pipeline_execution_steps", {"PipelineExecutionArn": arn})
-        steps = sorted(
-            aws.pages(listed, "PipelineExecutionSteps"), key=lambda step: str(step.get("StartTime"))
+    follow_run(run, options, aws)
+    if not run.is_of_machine:
+        print(
+            f"next, when the model is approved: launch.py deploy --package {options.group or options.project}"
         )
-        story = [
-            f"{step['StepName']} {step['StepStatus']} {step.get('FailureReason', '')}".rstrip()
-            for step in steps
-        ]
-        return [*story, end["PipelineExecutionStatus"]], end["PipelineExecutionStatus"] not in RUNNING
-
-    try:
-        wait(look, options.poll_seconds)
-    except KeyboardInterrupt:
-        raise LaunchError(f"no longer watching; the run goes on: {arn}") from None
-    if end["PipelineExecutionStatus"] != "Succeeded":
-        raise LaunchError(
-            f"the run is {end['PipelineExecutionStatus']}: {end.get('FailureReason', 'see its steps')}"
-        )
-    print(f"next, when the model is approved: launch.py deploy --package {options.group or options.project}")

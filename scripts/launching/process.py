@@ -7,7 +7,7 @@ from launching import processing
 from launching.calls import Aws, Call, LaunchError, default_name, read_image
 from launching.kinds import PROCESSING
 from launching.models import model_of, placeholder
-from launching.request import add_network, add_tags, assignments, folder_uri, tags, vpc
+from launching.request import add_network, add_tags, assignments, folder_uri, tags
 from launching.watch import add_wait, follow, say
 
 HELP = "check or convert a data set, or measure a model, on an instance of its own"
@@ -72,8 +72,6 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
         "InstanceCount": 1,
         "VolumeSizeInGB": options.volume_size,
     }
-    if options.volume_kms_key:
-        resources["VolumeKmsKeyId"] = options.volume_kms_key
     request = processing.job(
         task,
         arguments,
@@ -88,11 +86,7 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
     request |= {"ProcessingJobName": name, "Tags": tags(options, name)}
     if variables := assignments(options.environment, "--environment"):
         request["Environment"] = variables
-    network = vpc(options) | ({"EnableNetworkIsolation": True} if options.network_isolation else {})
-    if network:
-        request["NetworkConfig"] = network
-    if options.kms_key:
-        request["ProcessingOutputConfig"]["KmsKeyId"] = options.kms_key
+    processing.protect(request, options)
     return [
         *looks,
         processing.upload_code(task, f"{output}/code"),
@@ -110,7 +104,7 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
                 row["S3Input"]["S3Uri"] = model
     aws(upload)
     aws(create)
-    say(f"processing job {name} is accepted")
+    say(PROCESSING.accepted(name, aws.region))
     if not options.wait:
         return
     follow(PROCESSING, name, options, aws)

@@ -3,10 +3,11 @@
 The scripts are not in the image: a job gets its own from S3, beside its data.
 """
 
+import argparse
 from typing import Any
 
 from launching.calls import ROOT, Call
-from launching.request import folder_uri, split_uri
+from launching.request import folder_uri, split_uri, vpc
 
 BASE = "/opt/ml/processing"
 CODE = f"{BASE}/code"
@@ -60,6 +61,17 @@ def job(
         "ProcessingResources": {"ClusterConfig": resources},
         "StoppingCondition": {"MaxRuntimeInSeconds": max_runtime_seconds},
     }
+
+
+def protect(request: dict[str, Any], options: argparse.Namespace) -> None:
+    """What add_network's options ask for, put into a job's request."""
+    network = vpc(options) | ({"EnableNetworkIsolation": True} if options.network_isolation else {})
+    if network:
+        request["NetworkConfig"] = network
+    if options.kms_key:
+        request["ProcessingOutputConfig"]["KmsKeyId"] = options.kms_key
+    if options.volume_kms_key:
+        request["ProcessingResources"]["ClusterConfig"]["VolumeKmsKeyId"] = options.volume_kms_key
 
 
 def _input(name: str, place: Any) -> dict[str, Any]:

@@ -33,6 +33,11 @@ def tags(options: argparse.Namespace, name: str) -> list[dict[str, str]]:
     return [{"Key": key, "Value": value} for key, value in pairs.items()]
 
 
+def owner_tag(name: str) -> list[dict[str, str]]:
+    """For what takes no other: alarms, by which nobody counts costs."""
+    return [{"Key": OWNER_TAG, "Value": name}]
+
+
 def vpc(options: argparse.Namespace) -> dict[str, Any]:
     """`VpcConfig`, or nothing. Raises LaunchError for half of one."""
     if bool(options.subnet) != bool(options.security_group):

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from launching.calls import Call, LaunchError
+from launching.request import owner_tag
 
 POLICY_ARN = "(PolicyARN of {name})"
 """Stands in a dry run for what only the policy's creation tells."""
@@ -64,7 +65,7 @@ def of_async(options: argparse.Namespace, endpoint: str, variant: str) -> list[C
         _track(scaled, f"{endpoint}-backlog", options.target, {"CustomizedMetricSpecification": backlog}),
     ]
     if bounds[0] == 0:  # without an instance there is no backlog of an instance
-        calls += _from_zero(scaled, f"{endpoint}-from-zero", "HasBacklogWithoutCapacity", dimensions)
+        calls += _from_zero(scaled, endpoint, "HasBacklogWithoutCapacity", dimensions)
     return calls
 
 
@@ -79,7 +80,7 @@ def of_component(options: argparse.Namespace, component: str) -> list[Call]:
     ]
     if bounds[0] == 0:
         dimensions = [{"Name": "InferenceComponentName", "Value": component}]
-        calls += _from_zero(scaled, f"{component}-from-zero", "NoCapacityInvocationFailures", dimensions)
+        calls += _from_zero(scaled, component, "NoCapacityInvocationFailures", dimensions)
     return calls
 
 
@@ -113,9 +114,10 @@ def _track(scaled: dict[str, str], name: str, target: float, metric: dict[str, A
 
 
 def _from_zero(
-    scaled: dict[str, str], name: str, metric: str, dimensions: list[dict[str, str]]
+    scaled: dict[str, str], owner: str, metric: str, dimensions: list[dict[str, str]]
 ) -> list[Call]:
     """One more when there is none and somebody asks: a step policy, and the alarm that starts it."""
+    name = f"{owner}-from-zero"
     step = {
         "AdjustmentType": "ChangeInCapacity",
         "MetricAggregationType": "Maximum",
@@ -141,6 +143,7 @@ def _from_zero(
         "ComparisonOperator": "GreaterThanOrEqualToThreshold",
         "TreatMissingData": "missing",
         "AlarmActions": [POLICY_ARN.format(name=name)],
+        "Tags": owner_tag(owner),
     }
     return [
         Call("application-autoscaling", "put_scaling_policy", policy),

@@ -7,8 +7,9 @@ from typing import Any
 
 from launching import alarms
 from launching.calls import Aws, Call, LaunchError
+from launching.errors import FAULTS, said
 from launching.kinds import ENDPOINT
-from launching.watch import add_wait, follow, say
+from launching.watch import add_watch, post_mortem, say, story, wait
 
 HELP = "move an endpoint's traffic to one of its variants, step by step, with a way back"
 
@@ -20,14 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", default="10,50,100", metavar="PERCENT,...", help="its share of the traffic (%(default)s)")
     add("--step-seconds", type=float, default=300, help="for the alarms to see each step (%(default)s)")
     alarms.add_guard(parser)
-    add_wait(parser)
+    add_watch(parser)
 
 
 def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
     """Alarms, then one change of weights for each step. Looks at the endpoint, to know its variants."""
     steps = _steps(options.steps)
     answer = aws(ENDPOINT.described(options.endpoint))
-    weights = {row["VariantName"]: row.get("CurrentWeight", 1) for row in answer["ProductionVariants"]}
+    weights = _weights(answer)
     if options.to not in weights or len(weights) < 2:
         raise LaunchError(
             f"endpoint {options.endpoint} has the variants {', '.join(weights)}: nothing to shift to {options.to}"
@@ -66,31 +67,82 @@ def _change(endpoint: str, weights: dict[str, float]) -> Call:
 
 
 def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
-    """Raises LaunchError when an alarm rang; then all weights are as before."""
+    """Raises LaunchError when an alarm rang, or anything else ended it early; then all weights are as before."""
     for call in calls:
         if call.client == "cloudwatch":
             aws(call)
-    changes = [call for call in calls if call.client == "sagemaker"]
     try:
-        for call in changes:
-            aws(call)
-            rows = call.arguments["DesiredWeightsAndCapacities"]
-            say(", ".join(f"{row['VariantName']} {row['DesiredWeight']:g} %" for row in rows))
-            follow(ENDPOINT, options.endpoint, options, aws)
-            _watch_alarms(options, aws)
-    except (LaunchError, KeyboardInterrupt) as error:
-        aws(_change(options.endpoint, options.weights_before))
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
-        raise LaunchError(f"all weights are as before: {reason}") from None
-    say(f"{options.to} has {rows[0]['DesiredWeight']:g} % of the traffic of {options.endpoint}")
+        for call in calls:
+            if call.client == "sagemaker":
+                aws(call)
+                say(_told(call))
+                _settle(options, aws)
+                _watch_alarms(options, aws)
+    except BaseException as error:  # whatever it is, the traffic must not stay half-way without a word
+        told = _go_back(options, error, aws)
+        if isinstance(error, (*FAULTS, KeyboardInterrupt)):
+            raise LaunchError(told) from None
+        raise
+    say(f"{options.to} has {_steps(options.steps)[-1]:g} % of the traffic of {options.endpoint}")
+
+
+def _told(change: Call) -> str:
+    rows = change.arguments["DesiredWeightsAndCapacities"]
+    return ", ".join(f"{row['VariantName']} {row['DesiredWeight']:g} %" for row in rows)
+
+
+def _settle(options: argparse.Namespace, aws: Aws) -> dict[str, float]:
+    """Until the change is done, for while the endpoint is Updating AWS takes no other one; the weights then.
+
+    Raises LaunchError where the endpoint ends otherwise than InService.
+    """
+    answer: dict[str, Any] = {}
+
+    def look() -> tuple[list[str], bool]:
+        answer.update(aws(ENDPOINT.described(options.endpoint)))
+        return story(ENDPOINT, answer), answer[ENDPOINT.status_key] not in ENDPOINT.underway
+
+    wait(look, options.poll_seconds)
+    if answer[ENDPOINT.status_key] != ENDPOINT.good:
+        raise LaunchError(post_mortem(ENDPOINT, options.endpoint, answer, aws))
+    return _weights(answer)
+
+
+def _go_back(options: argparse.Namespace, error: BaseException, aws: Aws) -> str:
+    """Put the weights back; what to tell of it, with the command that does it where that fails too."""
+    before = _change(options.endpoint, options.weights_before)
+    say(f"back to {_told(before)}: {said(error)}")
+    try:
+        if _settle(options, aws) != options.weights_before:
+            wait(lambda: ([], aws(before) is not None), options.poll_seconds)
+            _settle(options, aws)
+    except (*FAULTS, KeyboardInterrupt) as second:
+        rows = (
+            f"VariantName={name},DesiredWeight={weight:g}" for name, weight in options.weights_before.items()
+        )
+        return (
+            f"{said(error)}\nand the weights could not be put back: {said(second)}\n"
+            "The traffic may still be shifted. To put it back: "
+            f"aws sagemaker update-endpoint-weights-and-capacities --endpoint-name {options.endpoint} "
+            f"--region {aws.region} --desired-weights-and-capacities {' '.join(rows)}"
+        )
+    return f"all weights are as before: {said(error)}"
+
+
+def _weights(answer: dict[str, Any]) -> dict[str, float]:
+    return {
+        row["VariantName"]: row.get("DesiredWeight", row.get("CurrentWeight", 1))
+        for row in answer["ProductionVariants"]
+    }
 
 
 def _watch_alarms(options: argparse.Namespace, aws: Aws) -> None:
+    """The time of a step, in which no alarm may ring. A cut line or a busy service does not end it."""
     deadline = time.monotonic() + options.step_seconds
-    while True:
+
+    def look() -> tuple[list[str], bool]:
         if rung := alarms.ringing(options.alarm_names, aws):
             raise LaunchError("an alarm rang: " + "; ".join(rung))
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return
-        time.sleep(min(left, options.poll_seconds))
+        return ["no alarm rings"], time.monotonic() >= deadline
+
+    wait(look, min(options.poll_seconds, options.step_seconds or options.poll_seconds))

@@ -3,7 +3,10 @@
 import copy
 from typing import Any
 
+from launching.request import OWNER_TAG
+
 APPROVAL_POLL_SECONDS = 300
+APPROVAL_STATES = ("WaitForApproval", "LookAtApproval", "Approved")
 RUN = "$$.Execution.Name"
 """Each run's own name, which begins those of its jobs."""
 
@@ -17,11 +20,16 @@ def definition(
     bucket: str,
     prefix: str,
     maximum_error_degrees: float,
-    role: str,
+    model: dict[str, Any],
     variant: dict[str, Any],
-    environment: dict[str, str],
+    volume_key: str | None,
+    project: str,
 ) -> dict[str, Any]:
-    """Amazon States Language. `bucket`, `prefix`: below them each run has a folder of its own."""
+    """Amazon States Language. `bucket`, `prefix`: below them each run has a folder of its own.
+
+    `model`, `variant`: members of the endpoint's Model and of its one variant; `delete` knows the endpoint by its name,
+    the run's with -endpoint.
+    """
     check, training, evaluate, package = map(copy.deepcopy, (check, training, evaluate, package))
     evaluation_key = f"States.Format('{prefix}{{}}/evaluation/evaluation.json', {RUN})"
     _output(check, f"States.Format('s3://{bucket}/{prefix}{{}}/check', {RUN})")
@@ -40,6 +48,12 @@ def definition(
     statistics["S3Uri.$"] = f"States.Format('s3://{bucket}/{prefix}{{}}/evaluation/evaluation.json', {RUN})"
     del statistics["S3Uri"]
     endpoint = f"States.Format('{{}}-endpoint', {RUN})"
+    owned = {"Tags": [{"Key": "project", "Value": project}, {"Key": OWNER_TAG, "Value.$": endpoint}]}
+    environment = {
+        "METRICS_PROJECT": project,
+        "ENDPOINT_NAME.$": endpoint,
+        "VARIANT_NAME": variant["VariantName"],
+    }
     states: dict[str, Any] = {
         "Check": _job("createProcessingJob.sync", check, "ProcessingJobName", "check", "Train"),
         "Train": _job("createTrainingJob.sync", training, "TrainingJobName", "train", "Evaluate")
@@ -99,10 +113,11 @@ def definition(
             "Resource": "arn:aws:states:::sagemaker:createModel",
             "Parameters": {
                 "ModelName.$": endpoint,
-                "ExecutionRoleArn": role,
+                **model,
+                **owned,
                 "PrimaryContainer": {
                     "ModelPackageName.$": "$.Package.ModelPackageArn",
-                    "Environment": environment | {"VARIANT_NAME": variant["VariantName"]},
+                    "Environment": environment,
                 },
             },
             "ResultPath": None,
@@ -114,6 +129,8 @@ def definition(
             "Parameters": {
                 "EndpointConfigName.$": endpoint,
                 "ProductionVariants": [{**variant, "ModelName.$": endpoint}],
+                **({"KmsKeyId": volume_key} if volume_key else {}),
+                **owned,
             },
             "ResultPath": None,
             "Next": "CreateEndpoint",
@@ -121,7 +138,7 @@ def definition(
         "CreateEndpoint": {
             "Type": "Task",
             "Resource": "arn:aws:states:::sagemaker:createEndpoint",
-            "Parameters": {"EndpointName.$": endpoint, "EndpointConfigName.$": endpoint},
+            "Parameters": {"EndpointName.$": endpoint, "EndpointConfigName.$": endpoint, **owned},
             "End": True,
         },
     }

@@ -3,23 +3,23 @@
 import argparse
 from collections.abc import Sequence
 
+from launching import runs
 from launching.calls import Aws, Call
-from launching.kinds import ENDPOINT, KINDS, find
+from launching.kinds import ENDPOINT, KINDS, find, nothing_of
 from launching.watch import add_wait, follow, post_mortem, story
 
-HELP = "how a job or an endpoint is doing; without a name, what runs"
+HELP = "how a job, an endpoint or a pipeline is doing; without a name, what runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", help="of a job or an endpoint")
-    add_wait(parser)
-    parser.set_defaults(wait=False)
+    parser.add_argument("name", nargs="?", help="of a job, an endpoint, a pipeline or a state machine")
+    add_wait(parser, default=False)
 
 
 def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
     """Looks only."""
     if options.name:
-        return [kind.described(options.name) for kind in KINDS]
+        return [*(kind.described(options.name) for kind in KINDS), *runs.looks_for(options.name)]
     return [
         Call("sagemaker", kind.list, {} if kind is ENDPOINT else {"StatusEquals": "InProgress"})
         for kind in KINDS
@@ -30,7 +30,10 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     if not options.name:
         _print_all(calls, aws)
         return
-    for kind, answer in find(options.name, aws):
+    found, ran = find(options.name, aws), runs.newest(options.name, aws)
+    if not found and not ran:
+        raise nothing_of(options.name, aws, "run of a pipeline", "run of a state machine")
+    for kind, answer in found:
         if options.wait and answer[kind.status_key] in kind.underway:
             answer = follow(kind, options.name, options, aws)
         print(f"{kind.title} {options.name} is {answer[kind.status_key]}")
@@ -41,6 +44,20 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
             print(f"  {line}")
         for metric in answer.get("FinalMetricDataList", []):
             print(f"  {metric['MetricName']} {metric['Value']:g}")
+    for run in ran:
+        _print_run(run, options, aws)
+
+
+def _print_run(run: runs.Run, options: argparse.Namespace, aws: Aws) -> None:
+    seen = runs.look(run, aws)
+    if options.wait and seen.is_underway:
+        runs.follow_run(run, options, aws)
+        return
+    reason = f": {seen.reason}" if seen.reason else ""
+    waits = f", waits for the approval of {seen.waiting_for}" if seen.waiting_for and seen.is_underway else ""
+    print(f"the newest run of {run.title} is {seen.status}{reason}{waits}")
+    for step in seen.steps:
+        print(f"  {step}")
 
 
 def _print_all(calls: Sequence[Call], aws: Aws) -> None:

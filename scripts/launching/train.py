@@ -165,7 +165,7 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     for call in look:
         check_security_groups(aws(call), call.arguments["GroupIds"])
     aws(create)
-    say(f"training job {name} is accepted")
+    say(TRAINING.accepted(name, aws.region))
     if options.wait:
         summarise(name, follow(TRAINING, name, options, aws))
 

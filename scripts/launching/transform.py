@@ -1,8 +1,11 @@
 """`launch.py transform`: a whole S3 prefix through a model on instances that are there only for it."""
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
 
 from launching.calls import Aws, Call, LaunchError, default_name
 from launching.deploy import make_all_or_nothing
@@ -49,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
-    """A model, then the job."""
+    """A model, then the job; when that has ended the model goes."""
     name = options.name = options.name or default_name(options.project)
     _check(options)
     source = given_source(options)
@@ -89,6 +92,7 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
         *look_at(source),
         create_model(options, name, source, environment, name),
         Call("sagemaker", "create_transform_job", request),
+        *([Call("sagemaker", "delete_model", {"ModelName": name})] if options.wait else []),
     ]
 
 
@@ -108,13 +112,29 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
-    """The model is only for this job: it goes when the job has ended."""
+    """The model is only for this job: it goes when the job has ended, as it should or not."""
     name = options.name
+    stays = f"its model stays until `launch.py delete {name}`, when the job has ended"
     calls = fill_in(list(calls), aws)
-    make_all_or_nothing(calls, aws)
-    say(f"transform job {name} is accepted")
+    remove = [call for call in calls if call.method == "delete_model"]
+    make_all_or_nothing([call for call in calls if call not in remove], aws)
+    say(TRANSFORM.accepted(name, aws.region))
     if not options.wait:
+        say(stays)
         return
-    follow(TRANSFORM, name, options, aws)
-    aws(Call("sagemaker", "delete_model", {"ModelName": name}))
+    try:
+        follow(TRANSFORM, name, options, aws)
+    except LaunchError as error:
+        if not _has_ended(name, aws):
+            raise LaunchError(f"{error}\n{stays}") from None
+        aws(remove[0])
+        raise
+    aws(remove[0])
     print(f"answers: {options.output}\nnext: launch.py download {options.output} FOLDER")
+
+
+def _has_ended(name: str, aws: Aws) -> bool:
+    """Also no, where AWS cannot be asked."""
+    with contextlib.suppress(ClientError, BotoCoreError):
+        return aws(TRANSFORM.described(name))[TRANSFORM.status_key] not in TRANSFORM.underway
+    return False

@@ -10,6 +10,7 @@ from launching.calls import Aws, Call, LaunchError
 from launching.hyperparameters import check_hyperparameters
 from launching.kinds import TUNING
 from launching.limits import check_limits
+from launching.network import check_security_groups, security_groups
 from launching.request import assignment, tags
 from launching.watch import add_wait, follow, say
 
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
-    """The one call; the trials' definition is a training job's."""
+    """The search, whose trials' definition is a training job's; with --best the deployment that follows it."""
     name = options.name = options.name or f"tune-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     if len(name) > MAXIMUM_NAME_CHARACTERS:
         raise LaunchError(f"--name {name!r} has {len(name)} characters: at most {MAXIMUM_NAME_CHARACTERS}")
@@ -100,7 +101,37 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
         "TrainingJobDefinition": definition,
         "Tags": tags(options, name),
     }
-    return [Call("sagemaker", "create_hyper_parameter_tuning_job", request)]
+    search = Call("sagemaker", "create_hyper_parameter_tuning_job", request)
+    if not options.best:
+        return [*security_groups(options), search]
+    # All that could be wrong with it must be told before the search is paid.
+    return [
+        *security_groups(options),
+        search,
+        *deploy.plan(_deployment(options, f"best-trial-of-{name}"), aws),
+    ]
+
+
+def _deployment(options: argparse.Namespace, job: str) -> argparse.Namespace:
+    """The options of `deploy` for this training job's model: of the search those that are of both."""
+    words = [
+        *("--job", job, "--role", options.role, "--name", options.best, "--project", options.project),
+        *("--instance-type", options.best_instance_type, "--poll-seconds", str(options.poll_seconds)),
+        *(("--image", options.best_image) if options.best_image else ()),
+        *("--show-log" if options.show_log else "--no-show-log",),
+        *(("--network-isolation",) if options.network_isolation else ()),
+    ]
+    for option in ("kms_key", "volume_kms_key"):
+        if value := getattr(options, option):
+            words += [f"--{option.replace('_', '-')}", value]
+    for option in ("subnet", "security_group", "tag"):
+        for value in getattr(options, option):
+            words += [f"--{option.replace('_', '-')}", value]
+    parser = argparse.ArgumentParser()
+    deploy.add_arguments(parser)
+    chosen = parser.parse_args(words)
+    chosen.words = ["deploy", *words]
+    return chosen
 
 
 def read_ranges(texts: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -159,8 +190,14 @@ def _has_weights(options: argparse.Namespace, static: dict[str, str]) -> bool:
 
 def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     name = options.name
-    aws(calls[0])
-    say(f"tuning job {name} is accepted: {options.trials} trials, {options.parallel} at once")
+    for call in calls:
+        if call.method == "describe_security_groups":
+            check_security_groups(aws(call), call.arguments["GroupIds"])
+        elif call.method == "create_hyper_parameter_tuning_job":
+            aws(call)
+            break
+    told = TUNING.accepted(name, aws.region)
+    say(f"{told}; {options.trials} trials, {options.parallel} at once")
     if not options.wait:
         return
     follow(TUNING, name, options, aws)
@@ -168,16 +205,9 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     if not options.best:
         print(f"next: launch.py deploy --job {best}")
         return
-    words = [
-        *("--job", best, "--role", options.role, "--name", options.best, "--project", options.project),
-        *("--instance-type", options.best_instance_type, "--poll-seconds", str(options.poll_seconds)),
-        *(("--image", options.best_image) if options.best_image else ()),
-    ]
-    parser = argparse.ArgumentParser()
-    deploy.add_arguments(parser)
-    chosen = parser.parse_args(words)
+    chosen = _deployment(options, best)
     calls = deploy.plan(chosen, aws)
-    check_limits(calls, aws.region)
+    check_limits(calls, aws.known_region)
     deploy.run(chosen, calls, aws)
 
 

@@ -5,8 +5,11 @@ old ones go only when no alarm has rung.
 """
 
 import argparse
+import contextlib
 import time
 from collections.abc import Sequence
+
+from botocore.exceptions import BotoCoreError, ClientError
 
 from launching import alarms
 from launching.calls import Aws, Call, LaunchError
@@ -24,6 +27,8 @@ from launching.variants import (
 )
 from launching.watch import add_wait, follow, say
 
+CUT_CHARACTERS = 63 - len("-20261231-235959")
+"""Of the endpoint's name in those of its later models and configurations, which also have the time."""
 HELP = "put another model behind an endpoint, step by step, with a way back"
 
 
@@ -60,7 +65,7 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
         )
     if options.step_percent != 100 and not 10 <= options.step_percent <= 50:
         raise LaunchError(f"--step-percent {options.step_percent}: from 10 to 50, or 100")
-    config = f"{endpoint[:47]}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+    config = f"{endpoint[:CUT_CHARACTERS]}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     guards = alarms.guards(options, endpoint, VARIANT)
     policy: dict[str, object] = {
         "Type": "ALL_AT_ONCE" if options.step_percent == 100 else "CANARY" if options.canary else "LINEAR",
@@ -95,11 +100,20 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     calls = fill_in(list(calls), aws)
     update = calls[-1]
     config = update.arguments["EndpointConfigName"]
-    make_all_or_nothing([call for call in calls if call.client == "sagemaker" and call is not update], aws)
-    for call in calls:
-        if call.client == "cloudwatch":
-            aws(call)
-    aws(update)
+    guards = [call.arguments["AlarmName"] for call in calls if call.client == "cloudwatch"]
+    older = alarms.existing(guards, aws)
+    try:
+        make_all_or_nothing(calls, aws)
+    except (ClientError, BotoCoreError, KeyboardInterrupt):
+        with contextlib.suppress(ClientError, BotoCoreError):
+            aws(
+                Call(
+                    "cloudwatch",
+                    "delete_alarms",
+                    {"AlarmNames": [name for name in guards if name not in older]},
+                )
+            )
+        raise
     say(f"endpoint {options.endpoint} takes the new model step by step")
     if not options.wait:
         return

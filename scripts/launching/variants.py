@@ -50,6 +50,13 @@ def add_hosting(parser: argparse.ArgumentParser) -> None:
     )
     add("--data-capture", metavar="S3_URI", help="keep requests and answers there")
     add("--data-capture-percent", type=int, default=100)
+    add(
+        "--enhanced-metrics",
+        type=int,
+        metavar="SECONDS",
+        choices=(10, 30, 60, 120, 180, 240, 300),
+        help="AWS's own metrics of each instance and container, so often: 10, 30, 60, 120, 180, 240 or 300",
+    )
     add("--serverless", action="store_true", help="no instance of its own, no GPU, nothing to pay when idle")
     add("--serverless-memory", type=int, default=4096, metavar="MB", help="1024 to 6144")
     add("--serverless-concurrency", type=int, default=5, metavar="N", help="requests at once, 1 to 200")
@@ -174,11 +181,22 @@ def create_config(options: argparse.Namespace, endpoint: str, config: str, varia
         request["ShadowProductionVariants"] = shadows
     if options.asynchronous:
         request["AsyncInferenceConfig"] = _async_config(options)
+    return Call("sagemaker", "create_endpoint_config", request | extras(options))
+
+
+def extras(options: argparse.Namespace) -> dict[str, Any]:
+    """What any configuration may have: the capture of data, the key of its volumes, more metrics of AWS's own."""
+    asked: dict[str, Any] = {}
     if options.data_capture:
-        request["DataCaptureConfig"] = _data_capture(options)
+        asked["DataCaptureConfig"] = _data_capture(options)
     if options.volume_kms_key:
-        request["KmsKeyId"] = options.volume_kms_key
-    return Call("sagemaker", "create_endpoint_config", request)
+        asked["KmsKeyId"] = options.volume_kms_key
+    if options.enhanced_metrics:
+        asked["MetricsConfig"] = {
+            "EnableEnhancedMetrics": True,
+            "MetricPublishFrequencyInSeconds": options.enhanced_metrics,
+        }
+    return asked
 
 
 def _production_variant(options: argparse.Namespace, config: str, variant: Variant) -> dict[str, Any]:

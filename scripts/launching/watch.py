@@ -4,25 +4,26 @@ boto3's own waiters give up after 6 h (training) or 1 h (endpoints, transform), 
 """
 
 import argparse
+import contextlib
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as NoConnection
 from tqdm import tqdm
 
 from launching.calls import Aws, LaunchError
 from launching.cures import cure
+from launching.errors import has_expired, said
 from launching.kinds import Kind
 from launching.log_tail import LogTail
 
 HEARTBEAT_SECONDS = 120
 LAST_MINUTES = 15
 PASSING = ("Throttling", "TooManyRequests", "ServiceUnavailable", "InternalFailure", "InternalError")
-EXPIRED = ("ExpiredToken", "RequestExpired")
 NEVER_STARTED = (
     "its log, CloudWatch group {group}, is empty: the container never started. Check: may the role pull the image "
     "from ECR; is the image of this region, linux/amd64, and a Docker v2 manifest (`make push` makes one); "
@@ -30,15 +31,21 @@ NEVER_STARTED = (
 )
 
 
-def add_wait(parser: argparse.ArgumentParser) -> None:
+def add_wait(parser: argparse.ArgumentParser, *, default: bool = True) -> None:
     """The options of every verb that can wait."""
-    add = parser.add_argument
-    add(
+    meant = " (default)" if default else ""
+    parser.add_argument(
         "--wait",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="stay until the end (default); Ctrl-C stops only the watching",
+        default=default,
+        help=f"stay until the end{meant}; Ctrl-C stops only the watching",
     )
+    add_watch(parser)
+
+
+def add_watch(parser: argparse.ArgumentParser) -> None:
+    """Those of a verb that always waits."""
+    add = parser.add_argument
     add("--show-log", action=argparse.BooleanOptionalAction, default=True, help="with its log (default)")
     add("--poll-seconds", type=float, default=15, help="how often to look (%(default)s)")
 
@@ -49,8 +56,14 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def follow(kind: Kind, name: str, options: argparse.Namespace, aws: Aws) -> dict[str, Any]:
-    """Watch one thing to its end; its last description. Raises LaunchError, with the cause, for a bad end."""
+def follow(
+    kind: Kind, name: str, options: argparse.Namespace, aws: Aws, come_back: str | None = None
+) -> dict[str, Any]:
+    """Watch one thing to its end; its last description. Raises LaunchError, with the cause, for a bad end.
+
+    Whatever cuts the watching, the thing goes on: the error says so, with the command `come_back`, by default
+    `status`.
+    """
     answer: dict[str, Any] = {}
     group, prefix = kind.log_place(name)
     # An endpoint's group is older than this watching; a job's streams are its own.
@@ -62,25 +75,32 @@ def follow(kind: Kind, name: str, options: argparse.Namespace, aws: Aws) -> dict
         answer.update(aws(kind.described(name)))
         return story(kind, answer), answer[kind.status_key] not in kind.underway
 
-    come_back = f"launch.py status {name} --wait"
-    with Progress() as progress:
-        try:
-            wait(look, options.poll_seconds, lambda: progress.show(log.new_lines()) if log else None)
-        except KeyboardInterrupt:
-            end = f"; to end it: launch.py stop {name}" if kind.stop else ""
-            raise LaunchError(
-                f"no longer watching; {kind.title} {name} goes on. To come back: {come_back}{end}"
-            ) from None
-        except ClientError as error:
-            if error.response["Error"]["Code"].startswith(EXPIRED):
-                raise LaunchError(
-                    f"your AWS credentials have expired; {kind.title} {name} goes on. "
-                    f"Log in again (`aws sso login`), then come back: {come_back}"
-                ) from None
-            raise
+    end = f"launch.py stop {name}" if kind.stop else None
+    with (
+        Progress() as progress,
+        leaving(f"{kind.title} {name}", come_back or f"launch.py status {name} --wait", end),
+    ):
+        wait(look, options.poll_seconds, lambda: progress.show(log.new_lines()) if log else None)
     if answer[kind.status_key] != kind.good:
         raise LaunchError(post_mortem(kind, name, answer, aws, log))
     return answer
+
+
+@contextlib.contextmanager
+def leaving(what: str, come_back: str, end: str | None = None) -> Iterator[None]:
+    """Around the watching of something that goes on without it: the error then has the way back."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        ending = f"; to end it: {end}" if end else ""
+        raise LaunchError(f"no longer watching; {what} goes on. To come back: {come_back}{ending}") from None
+    except (ClientError, BotoCoreError) as error:
+        if has_expired(error):
+            raise LaunchError(
+                f"your AWS credentials have expired; {what} goes on. "
+                f"Log in again (`aws sso login`), then come back: {come_back}"
+            ) from None
+        raise LaunchError(f"{said(error)}\n{what} goes on. To come back: {come_back}") from None
 
 
 def story(kind: Kind, answer: dict[str, Any]) -> list[str]:
@@ -105,8 +125,8 @@ def post_mortem(kind: Kind, name: str, answer: dict[str, Any], aws: Aws, log: Lo
             if not log.new_lines() and not log.last:
                 log = LogTail(aws, *kind.log_place(name))  # it had been silent for long
                 log.new_lines()
-        except ClientError as error:
-            lines.append(f"its log cannot be read: {error.response['Error']['Code']}")
+        except (ClientError, BotoCoreError) as error:
+            lines.append(f"its log cannot be read: {said(error)}")
         else:
             last = list(log.last)
             if last:
@@ -117,6 +137,8 @@ def post_mortem(kind: Kind, name: str, answer: dict[str, Any], aws: Aws, log: Lo
     steps = [step["Status"] for step in answer.get("SecondaryStatusTransitions", [])]
     if words := cure(" ".join([reason, *steps[-2:]]), last):
         lines.append(f"likely cure: {words}")
+    if link := kind.console(name, aws.region):
+        lines.append(f"in the console: {link}")
     return "\n".join(lines)
 
 
@@ -137,7 +159,7 @@ def wait(
     line, a busy or a broken service only make it wait longer.
     """
     told: list[str] = []
-    since = said = time.monotonic()
+    since = spoke = time.monotonic()
     while True:
         try:
             story_now, is_over = look()
@@ -150,23 +172,23 @@ def wait(
         for index, line in enumerate(story_now):
             if told[index : index + 1] != [line]:
                 say(line)
-                since = said = now
+                since = spoke = now
         told = story_now
         try:
             between()
         except (NoConnection, HTTPClientError) as error:
             say(f"no log this time: {error}")
         except ClientError as error:
-            if error.response["Error"]["Code"].startswith(EXPIRED) and not is_over:
+            if has_expired(error) and not is_over:
                 raise
             if not _passes(error):
                 say(f"its log cannot be read: {error.response['Error']['Code']}")
                 between = _nothing
         if is_over:
             return
-        if now - said > HEARTBEAT_SECONDS:
+        if now - spoke > HEARTBEAT_SECONDS:
             say(f"{told[-1] if told else 'nothing heard yet'} ({(now - since) / 60:.0f} min)")
-            said = now
+            spoke = now
         time.sleep(poll_seconds)
 
 

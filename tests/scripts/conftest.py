@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -55,8 +56,29 @@ UNKNOWN_TO_MOTO = {
     },
     "DescribeInferenceComponent": {"InferenceComponentStatus": "InService"},
     "DeleteInferenceComponent": {},
+    "DeleteModelPackage": {},
+    "DeleteModelPackageGroup": {},
     "UpdateEndpoint": {"EndpointArn": "arn:aws:sagemaker:us-east-1:123456789012:endpoint/e"},
 }
+
+
+IAM_SERVICES = {"monitoring": "cloudwatch"}  # where it is not the name that requests are signed for
+S3_ACTIONS = {"GET": "GetObject", "HEAD": "GetObject", "PUT": "PutObject", "POST": "PutObject"}
+
+
+def iam_action(headers, operation, body):
+    """What the user's IAM policy must allow for a request, as in `sagemaker:CreateModel`."""
+    scope = re.search(r"Credential=[^/]+/\d+/[^/]+/([^/]+)/", headers.get("Authorization", ""))
+    service = IAM_SERVICES.get(scope[1], scope[1])
+    if service == "s3":
+        return "s3:ListBucket" if "list-type" in operation else f"s3:{S3_ACTIONS[operation.split(' ')[0]]}"
+    if operation.endswith("/invocations"):
+        return "sagemaker:InvokeEndpoint"
+    if operation.endswith("/async-invocations"):
+        return "sagemaker:InvokeEndpointAsync"
+    if action := re.search(rb"(?:^|&)Action=(\w+)", body):
+        return f"{service}:{action[1].decode()}"
+    return f"{service}:{operation}"
 
 
 class Recorder(BaseHTTPRequestHandler):
@@ -69,6 +91,8 @@ class Recorder(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         target = self.headers.get("X-Amz-Target")
         operation = target.rpartition(".")[2] if target else f"{self.command} {self.path}"
+        if self.headers.get("Authorization"):
+            aws.actions.append((iam_action(self.headers, operation, body), operation, body))
         for action, text in aws.xml_answers.items():
             if f"Action={action}&".encode() in body + b"&":
                 self.answer(200, {"Content-Type": "text/xml"}, text.encode())
@@ -128,6 +152,7 @@ class Aws:
     def __init__(self, moto_url):
         self.moto_url = moto_url
         self.requests: list[tuple[str, bytes]] = []
+        self.actions: list[tuple[str, str, bytes]] = []
         self.answers: dict[str, list[dict | bytes | None]] = {}
         self.rewrites: dict[str, str] = {}
         self.xml_answers: dict[str, str] = {}
@@ -164,7 +189,7 @@ def moto_url(tmp_path_factory):
     server = start(command, f"{url}/moto-api/data.json", log, MOTO_S3_DEFAULT_MAX_KEYS="3")
     yield url
     server.terminate()
-    server.wait(10)
+    server.wait(60)
 
 
 @pytest.fixture
@@ -280,4 +305,4 @@ def registry(tmp_path_factory):
     )
     yield registry
     server.terminate()
-    server.wait(10)
+    server.wait(60)

@@ -108,11 +108,13 @@ def test_train_prints_each_change_and_ends_with_the_reason_of_a_failure(aws, lau
     assert result.returncode == 1
     lines = [line.partition(" ")[2] for line in result.stdout.splitlines()]
     assert lines == [
-        "training job job-1 is accepted",
+        "training job job-1 is accepted: "
+        "https://us-east-1.console.aws.amazon.com/sagemaker/home?region=us-east-1#/jobs/job-1",
         *(f"{step}: {step} it" for step in ("Starting", "Downloading", "Training", "Failed")),
     ]
     assert result.stderr.startswith("launch: training job job-1 is Failed: ClientError: no picture\n")
     assert "/aws/sagemaker/TrainingJobs" in result.stderr
+    assert result.stderr.endswith("home?region=us-east-1#/jobs/job-1\n")
 
 
 def test_train_goes_on_watching_when_the_line_is_cut(aws, launch):

@@ -1,6 +1,9 @@
 """launch.py deploy, invoke and delete, as processes against moto_server; refusals in this process."""
 
 import json
+import re
+import shlex
+import signal
 
 import pytest
 
@@ -185,3 +188,63 @@ def test_delete_dry_run_shows_the_deletions_and_makes_none(aws, launch):
     calls = json.loads(launch("delete", "normals", "--dry-run").stdout)
     assert [call["method"] for call in calls] == ["delete_endpoint", "delete_endpoint_config", "delete_model"]
     assert aws.client("sagemaker").list_endpoints()["Endpoints"]
+
+
+# a deploy that was cut
+
+SCALED = (*DEPLOY, "--name", "normals", "--autoscale", "1:3")
+
+
+def commanded(said):
+    """The words of the command that is told to go on."""
+    [command] = re.findall(r"launch\.py (deploy .*--resume)", said)
+    return shlex.split(command)
+
+
+def targets(aws):
+    scaling = aws.client("application-autoscaling")
+    return scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+
+
+@pytest.mark.parametrize("operation", ["DescribeEndpoint", "PutScalingPolicy"])
+def test_a_cut_deploy_tells_the_command_that_finishes_it(aws, launch, refused, operation):
+    expired = {"status": 400, "__type": "ExpiredTokenException", "message": "The token is expired"}
+    aws.answers[operation] = [expired]
+    said = refused(*SCALED)
+    assert "expired" in said
+    aws.requests.clear()
+    finished = launch(*commanded(said))
+    assert finished.returncode == 0, finished.stderr
+    assert not {"CreateModel", "CreateEndpointConfig", "CreateEndpoint"} & set(aws.operations)
+    [target] = targets(aws)
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (1, 3)
+    policies = aws.client("application-autoscaling").describe_scaling_policies(ServiceNamespace="sagemaker")
+    assert len(policies["ScalingPolicies"]) == 1
+
+
+def test_an_interrupted_deploy_does_so_too(aws, launch, launch_process):
+    """Also where the name was made up."""
+    aws.answers["DescribeEndpoint"] = [{"EndpointStatus": "Creating"}] * 1000
+    unnamed = [*DEPLOY, "--autoscale", "1:3"]
+    deploying = launch_process(*unnamed)
+    while "Creating" not in deploying.stdout.readline():
+        assert deploying.poll() is None
+    deploying.send_signal(signal.SIGINT)
+    _, said = deploying.communicate(timeout=60)
+    assert deploying.returncode == 1
+    assert targets(aws) == []
+    aws.answers["DescribeEndpoint"] = []
+    finished = launch(*commanded(said))
+    assert finished.returncode == 0, finished.stderr
+    [endpoint] = aws.client("sagemaker").list_endpoints()["Endpoints"]
+    assert targets(aws)[0]["ResourceId"] == f"endpoint/{endpoint['EndpointName']}/variant/AllTraffic"
+
+
+def test_only_what_has_a_name_can_be_gone_on_with(refused):
+    assert "--resume: give the --name" in refused(*DEPLOY, "--resume")
+
+
+def test_a_login_that_ends_between_two_creations_takes_the_first_back(aws, launch, environment, refused):
+    aws.answers["CreateEndpointConfig"] = [None] * 3  # the line is cut, which is no answer of AWS
+    assert "Connection was closed" in refused(*DEPLOY, "--name", "normals")
+    assert not aws.client("sagemaker").list_models()["Models"]

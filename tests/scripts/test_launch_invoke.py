@@ -4,7 +4,10 @@ import io
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from launching.invoke import summary
 
 ROLE = "arn:aws:iam::123456789012:role/sagemaker"
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/surface-normals-serve@sha256:" + "0" * 64
@@ -125,6 +128,54 @@ def test_invoke_of_several_goes_on_after_a_failure_and_tells_it(aws, launch, tmp
     assert (tmp_path / "b-normals.png").is_file()
 
 
+def test_a_refusal_of_one_of_several_is_no_end(aws, launch, tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.jpg").write_bytes(b"x")
+    refusal = {"status": 400, "__type": "ValidationError", "message": "Endpoint is busy with itself"}
+    aws.answers[INVOCATIONS] = [
+        refusal,
+        b"\x89PNG",
+        *[None] * 3,
+    ]  # the last one's line is cut; boto3 tries 3 times
+    result = launch("invoke", "--endpoint", "normals", "a.jpg", "b.jpg", "c.jpg", "--concurrency", "1")
+    assert result.returncode == 1
+    assert "1 pictures in" in result.stdout
+    assert "a.jpg: AWS refused InvokeEndpoint: ValidationError" in result.stderr
+    assert "c.jpg: Connection was closed" in result.stderr
+    assert (tmp_path / "b-normals.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "said"),
+    [
+        (
+            range(100, 0, -1),
+            "100 pictures in 2.0 s (50.0 a second); latency in ms: p50 50, p90 90, p99 99, largest 100",
+        ),
+        ([7], "1 pictures in 2.0 s (0.5 a second); latency in ms: p50 7, p90 7, p99 7, largest 7"),
+        (
+            [10, 20, 30],
+            "3 pictures in 2.0 s (1.5 a second); latency in ms: p50 20, p90 30, p99 30, largest 30",
+        ),
+    ],
+)
+def test_the_latency_that_so_many_per_cent_stay_within(milliseconds, said):
+    assert summary([value / 1000 for value in milliseconds], 2.0) == said
+
+
+def test_invoke_async_gives_a_request_an_hour_and_shows_the_upload(launch, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"a picture")
+    words = ("invoke", "--endpoint", "normals", "--async", "s3://bucket/in", "photo.jpg", "--dry-run")
+    upload, ask = json.loads(launch(*words).stdout)
+    assert upload["method"] == "upload_file"
+    assert upload["arguments"] == {
+        "Filename": "photo.jpg",
+        "Bucket": "bucket",
+        "Key": "in/photo-normals.png.jpg",
+    }
+    assert ask["arguments"]["InvocationTimeoutSeconds"] == 3600
+
+
 def test_invoke_async_sends_the_picture_through_s3(aws, launch, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"a picture")
     s3 = aws.client("s3")
@@ -180,9 +231,29 @@ def test_transform_runs_with_a_driver_for_the_image_and_removes_its_model(aws, l
     assert not aws.client("sagemaker").list_models()["Models"]
 
 
+def test_transform_removes_its_model_after_a_failure_too(aws, refused):
+    aws.answers["DescribeTransformJob"] = [{"TransformJobStatus": "Failed", "FailureReason": "no"}] * 2
+    assert "transform job batch is Failed: no" in refused(*TRANSFORM)
+    assert not aws.client("sagemaker").list_models()["Models"]
+
+
+def test_transform_that_is_left_says_that_its_model_stays(aws, launch, refused):
+    expired = {"status": 400, "__type": "ExpiredTokenException", "message": "expired"}
+    aws.answers["DescribeTransformJob"] = [expired] * 2
+    said = refused(*TRANSFORM)
+    assert "transform job batch goes on" in said
+    assert "its model stays until `launch.py delete batch`" in said
+    assert len(aws.client("sagemaker").list_models()["Models"]) == 1
+    assert launch("delete", "batch").returncode == 0
+    assert not aws.client("sagemaker").list_models()["Models"]
+    assert "its model stays" in launch(*TRANSFORM[:-3], "again", "--no-wait").stdout
+
+
 def test_transform_leaves_the_concurrency_to_the_container_and_takes_lines(launch):
     printed = launch(*TRANSFORM, "--lines", "--accept", "application/json", "--dry-run")
-    job = json.loads(printed.stdout)[-1]["arguments"]
+    [job] = [
+        row["arguments"] for row in json.loads(printed.stdout) if row["method"] == "create_transform_job"
+    ]
     assert "MaxConcurrentTransforms" not in job
     assert job["TransformInput"]["SplitType"] == "Line"
     assert job["TransformOutput"]["AssembleWith"] == "Line"
@@ -190,6 +261,9 @@ def test_transform_leaves_the_concurrency_to_the_container_and_takes_lines(launc
 
 def test_transform_refuses_what_batch_has_not(aws, refused):
     assert "no driver for CUDA 13" in refused(*TRANSFORM, "--cuda", "13")
+    assert "ml.p4d.24xlarge is there for training, endpoints, not for batch transform" in refused(
+        *TRANSFORM, "--instance-type", "ml.p4d.24xlarge"
+    )
     assert "at most 100 MB together" in refused(*TRANSFORM, "--concurrency", "5", "--payload-mb", "25")
     assert aws.requests == []
 
@@ -219,3 +293,87 @@ def test_cost_tells_what_runs_and_its_price_a_day(aws, launch):
     assert "together 33.60 USD a day" in told
     aws.answers["GetProducts"] = [{"status": 400, "__type": "AccessDeniedException", "message": "no"}]
     assert "without 1 of unknown price" in launch("cost").stdout
+
+
+def costs(aws, launch, operation, listed, described):
+    """The lines of `cost` when one thing of AWS's answer is so, at 1 USD an hour whatever it is."""
+    name = {"ListTrainingJobs": "TrainingJobName", "ListEndpoints": "EndpointName"}[operation]
+    member = {"ListTrainingJobs": "TrainingJobSummaries", "ListEndpoints": "Endpoints"}[operation]
+    summary = {
+        name: "x",
+        "TrainingJobArn": "a",
+        "EndpointArn": "a",
+        "CreationTime": 0,
+        "TrainingJobStatus": "s",
+    }
+    summary |= {"EndpointStatus": "InService", "LastModifiedTime": 0}
+    aws.answers[operation] = [{"status": 200, member: [summary] if there else []} for there in listed]
+    for look, answer in described.items():
+        aws.answers[look] = [{"status": 200, **answer}]
+    kinds = [(row, use) for row in ("ml.g5.xlarge", "ml.g6.xlarge") for use in ("Train", "Host")]
+    aws.answers["GetProducts"] = [{"status": 200, "PriceList": [price(*kind, 1) for kind in kinds]}] * 3
+    result = launch("cost")
+    assert result.returncode == 0, result.stderr
+    return [" ".join(line.split()) for line in result.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("resources", "told"),
+    [
+        (
+            {
+                "InstanceGroups": [
+                    {"InstanceType": "ml.g5.xlarge", "InstanceCount": 1, "InstanceGroupName": "a"},
+                    {"InstanceType": "ml.g6.xlarge", "InstanceCount": 2, "InstanceGroupName": "b"},
+                ]
+            },
+            ["x 1 x ml.g5.xlarge: 24.00 USD a day", "x 2 x ml.g6.xlarge: 48.00 USD a day"],
+        ),
+        (
+            {"SelectedInstanceType": "ml.g6.xlarge", "SelectedInstanceCount": 3},
+            ["x 3 x ml.g6.xlarge: 72.00 USD a day"],
+        ),
+        ({}, []),
+    ],
+)
+def test_cost_of_a_job_on_several_kinds_of_instances(aws, launch, resources, told):
+    lines = costs(
+        aws, launch, "ListTrainingJobs", (True, False), {"DescribeTrainingJob": {"ResourceConfig": resources}}
+    )
+    assert lines[:-1] == [f"training job {line}" for line in told]
+
+
+def test_cost_counts_warm_pools(aws, launch):
+    resources = {"InstanceType": "ml.g5.xlarge", "InstanceCount": 2}
+    lines = costs(
+        aws, launch, "ListTrainingJobs", (False, True), {"DescribeTrainingJob": {"ResourceConfig": resources}}
+    )
+    assert lines == [
+        "warm pool of x 2 x ml.g5.xlarge: 48.00 USD a day",
+        "together 48.00 USD a day at list prices",
+    ]
+    asked = [json.loads(body) for name, body in aws.requests if name == "ListTrainingJobs"]
+    assert {"WarmPoolStatusEquals": "Available"} in asked
+
+
+def test_cost_of_instance_pools_and_serverless(aws, launch):
+    pools = [{"InstanceType": "ml.g6.xlarge", "CurrentInstanceCount": 2}]
+    there = [{"VariantName": "pooled", "InstancePools": pools}]
+    asked = [{"InstanceType": "ml.g5.xlarge", "Priority": 1}, {"InstanceType": "ml.g6.xlarge", "Priority": 2}]
+    variants = [
+        {"VariantName": "pooled", "ModelName": "m", "InstancePools": asked},
+        {
+            "VariantName": "other",
+            "ModelName": "m",
+            "ServerlessConfig": {"MemorySizeInMB": 1024, "MaxConcurrency": 1},
+        },
+    ]
+    described = {
+        "DescribeEndpoint": {"EndpointConfigName": "c", "ProductionVariants": there},
+        "DescribeEndpointConfig": {"ProductionVariants": variants},
+    }
+    lines = costs(aws, launch, "ListEndpoints", (True,), described)
+    assert lines[:2] == [
+        "endpoint x 2 x ml.g6.xlarge: 48.00 USD a day",
+        "endpoint x serverless: by the request",
+    ]

@@ -102,7 +102,7 @@ def test_a_run_is_watched_step_by_step_and_a_failure_named(aws, launch, bucket):
     assert result.returncode == 1
     told = [line.partition(" ")[2] for line in result.stdout.splitlines()]
     assert told[-4:] == ["Check Executing", "Executing", "Check Failed REFUSED", "Failed"]
-    assert "the run is Failed: step Check failed" in result.stderr
+    assert "the run of pipeline normals is Failed: step Check failed" in result.stderr
 
 
 def test_every_state_of_the_state_machine_is_a_request_that_sagemaker_takes(aws, launch, bucket):
@@ -143,6 +143,136 @@ def test_every_state_of_the_state_machine_is_a_request_that_sagemaker_takes(aws,
     made = launch(*PIPELINE, "--step-functions")
     assert made.returncode == 0, made.stderr
     assert "brought up to date" in launch(*PIPELINE, "--step-functions", "--maximum-error", "9").stdout
+
+
+@pytest.mark.parametrize("how", [(), ("--step-functions",)])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--environment", "A-B=1"), "step Train: CreateTrainingJob: Environment name 'A-B'"),
+        (
+            ("--evaluate-instance-type", "ml.p4d.24xlarge"),
+            "step Evaluate: CreateProcessingJob: ProcessingResources",
+        ),
+        (("--instance-type", "ml.inf2.xlarge"), "step Train: CreateTrainingJob: ResourceConfig.InstanceType"),
+        (("--instance-type", "ml.c7g.xlarge"), "has an Arm processor"),
+        (("--group", "bad_name!"), "ModelPackageGroupName: 'bad_name!'"),
+        (("--image", IMAGE.replace("us-east-1", "eu-west-1")), "the image is in eu-west-1"),
+    ],
+)
+def test_what_a_step_would_be_refused_for_is_refused_before_any_call(aws, refused, how, arguments, said):
+    assert said in refused(*PIPELINE, *how, *arguments)
+    assert aws.requests == []
+
+
+def test_a_big_training_instance_is_none_for_the_evaluation(launch):
+    steps = {
+        step["Name"]: step["Arguments"]
+        for step in definition(launch, "--instance-type", "ml.p4d.24xlarge")["Steps"]
+    }
+    assert steps["Train"]["ResourceConfig"]["InstanceType"] == "ml.p4d.24xlarge"
+    assert steps["Evaluate"]["ProcessingResources"]["ClusterConfig"]["InstanceType"] == "ml.g5.xlarge"
+
+
+def test_the_names_of_a_machines_run_fit(aws, launch, refused):
+    """A run's jobs and its endpoint are named after it, in at most 63 characters."""
+    machine = (*PIPELINE, "--step-functions", "--name")
+    assert "Name has 64 characters, the limit is 63" in refused(*machine, "n" * 39)
+    assert aws.requests == []
+    assert launch(*machine, "n" * 38, "--dry-run").returncode == 0
+
+
+def test_what_an_approved_model_becomes_is_known_to_delete_and_in_its_metrics(launch):
+    own = ("--kms-key", "k", "--volume-kms-key", "v", "--subnet", "subnet-1", "--security-group", "sg-1")
+    states = definition(launch, "--step-functions", "--network-isolation", *own)["States"]
+    endpoint = "States.Format('{}-endpoint', $$.Execution.Name)"
+    for name in ("CreateModel", "CreateEndpointConfig", "CreateEndpoint"):
+        tags = states[name]["Parameters"]["Tags"]
+        assert {"Key": "launched-as", "Value.$": endpoint} in tags
+        assert {"Key": "project", "Value": "surface-normals"} in tags
+    model = states["CreateModel"]["Parameters"]
+    assert model["PrimaryContainer"]["Environment"]["ENDPOINT_NAME.$"] == endpoint
+    assert model["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
+    assert model["EnableNetworkIsolation"] is True
+    assert states["CreateEndpointConfig"]["Parameters"]["KmsKeyId"] == "v"
+    for name in ("Check", "Evaluate"):
+        job = states[name]["Parameters"]
+        assert job["NetworkConfig"]["EnableNetworkIsolation"] is True
+        assert job["ProcessingResources"]["ClusterConfig"]["VolumeKmsKeyId"] == "v"
+        assert job["ProcessingOutputConfig"]["KmsKeyId"] == "k"
+
+
+def test_the_pipeline_may_have_a_role_of_its_own(launch):
+    own = "arn:aws:iam::123456789012:role/pipeline"
+    for how, key in ((), "RoleArn"), (("--step-functions",), "roleArn"):
+        calls = json.loads(launch(*PIPELINE, *how, "--pipeline-role", own, "--dry-run").stdout)
+        assert calls[-1]["arguments"][key] == own
+        body = calls[-1]["arguments"].get("definition") or calls[-1]["arguments"]["PipelineDefinition"]
+        assert own not in body
+        assert ROLE in body
+
+
+def test_a_dry_run_shows_an_update_where_there_is_something_to_update(launch, bucket):
+    for how, what in ((), "pipeline"), (("--step-functions",), "state_machine"):
+        for verb in ("create", "update"):
+            shown = [call["method"] for call in json.loads(launch(*PIPELINE, *how, "--dry-run").stdout)]
+            assert shown[-1] == f"{verb}_{what}"
+            assert launch(*PIPELINE, *how).returncode == 0
+
+
+MACHINE = (*PIPELINE, "--step-functions", "--start")
+PACKAGE = "arn:aws:sagemaker:us-east-1:123456789012:model-package/normals/1"
+
+
+def entered(*states):
+    state_input = json.dumps({"Package": {"ModelPackageArn": PACKAGE}})
+    event = {"timestamp": 0, "type": "TaskStateEntered", "id": 1}
+    details = [{"name": name, "input": state_input} for name in states]
+    events = [event | {"stateEnteredEventDetails": each} for each in details]
+    return {"status": 200, "events": events}
+
+
+def test_a_state_machine_is_watched_until_somebody_must_approve(aws, launch, bucket):
+    """Its wait is a loop, of which each state is told once."""
+    history = ["Check", "Train", "Register", "WaitForApproval"]
+    aws.answers["GetExecutionHistory"] = [
+        entered(*history[:2]),
+        entered(*history, "LookAtApproval", "Approved", "WaitForApproval"),
+    ]
+    result = launch(*MACHINE)
+    assert result.returncode == 0, result.stderr
+    told = [line.partition(" ")[2] for line in result.stdout.splitlines()]
+    assert [told.count(step) for step in (*history, "LookAtApproval")] == [1] * 5
+    assert f"--model-package-arn {PACKAGE}" in result.stdout
+
+    aws.answers["GetExecutionHistory"] = [entered(*history)]
+    assert f"is RUNNING, waits for the approval of {PACKAGE}" in launch("status", "normals").stdout
+
+
+def test_the_failure_of_a_state_machine_is_told(aws, launch, bucket):
+    aws.answers["GetExecutionHistory"] = [entered("Check", "TooManyErrors")] * 2
+    failed = '"status": "FAILED", "error": "TooManyErrors", "cause": "above 15 degrees"'
+    aws.rewrites['"status": "RUNNING"'] = failed
+    assert "is FAILED: TooManyErrors: above 15 degrees" in launch(*MACHINE).stderr
+
+
+@pytest.mark.parametrize("how", [(), ("--step-functions",)])
+def test_status_is_the_way_back_to_a_run_and_stop_its_end(aws, launch, refused, bucket, how):
+    aws.answers["GetExecutionHistory"] = [entered("Check")] * 9
+    executing = {"status": 200, "PipelineExecutionStatus": "Executing"}
+    aws.answers["DescribePipelineExecution"] = [executing] * 2
+    aws.answers["ListPipelineExecutionSteps"] = [{"status": 200, "PipelineExecutionSteps": []}] * 9
+    aws.answers["StopPipelineExecution"] = [{"status": 200}]
+    assert (
+        "to come back: launch.py status normals --wait"
+        in launch(*PIPELINE, *how, "--start", "--no-wait").stdout
+    )
+    assert f"normals is {'RUNNING' if how else 'Executing'}" in launch("status", "normals").stdout
+    assert "is asked to stop" in launch("stop", "normals").stdout
+    stopped = "StopExecution" if how else "StopPipelineExecution"
+    assert stopped in aws.operations
+    aws.answers["DescribePipelineExecution"] = [{"status": 200, "PipelineExecutionStatus": "Stopped"}]
+    assert "no job normals runs" in refused("stop", "normals")
 
 
 def test_a_pipeline_needs_something_to_measure_on(refused):

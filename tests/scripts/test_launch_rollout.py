@@ -1,4 +1,4 @@
-"""launch.py deploy in all its forms, update, shift, register and tune, against moto_server or on the dry run."""
+"""launch.py deploy in all its forms, update, register and tune, against moto_server or on the dry run."""
 
 import json
 
@@ -107,6 +107,21 @@ def test_an_inference_component_scales_to_zero(aws, launch):
     assert (alarm["MetricName"], alarm["AlarmActions"]) == ("NoCapacityInvocationFailures", ["arn-1"])
 
 
+def test_an_inference_component_has_all_that_other_endpoints_have(launch):
+    own = ("--subnet", "subnet-1", "--security-group", "sg-1", "--network-isolation", "--volume-kms-key", "v")
+    config = config_of(launch, *DEPLOY, "--inference-component", *own, "--data-capture", "s3://bucket/seen")
+    assert config["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
+    assert (config["EnableNetworkIsolation"], config["KmsKeyId"]) == (True, "v")
+    assert config["DataCaptureConfig"]["DestinationS3Uri"] == "s3://bucket/seen"
+
+
+def test_more_of_awss_own_metrics(launch):
+    metrics = {"EnableEnhancedMetrics": True, "MetricPublishFrequencyInSeconds": 10}
+    for how in ((), ("--inference-component",)):
+        assert config_of(launch, *DEPLOY, *how, "--enhanced-metrics", "10")["MetricsConfig"] == metrics
+    assert "MetricsConfig" not in config_of(launch, *DEPLOY)
+
+
 def test_several_variants_share_the_traffic_and_each_knows_its_name(launch):
     calls = dry(
         launch, *SEVERAL, "--variant", "old=s3://b/old.tar.gz,9", "--variant", "new=s3://b/new.tar.gz,1"
@@ -159,6 +174,7 @@ def test_the_host_suits_the_images_cuda(launch, cuda, instance_type, ami):
         ((*DEPLOY, "--autoscale", "1:2", "--no-wait"), "must serve before it can be scaled"),
         ((*DEPLOY, "--notify-error", "arn:aws:sns:us-east-1:123456789012:failed"), "is for --async"),
         ((*DEPLOY, "--async", "s3://b/c", "--concurrency", "1001"), "is 1001, above 1000"),
+        ((*DEPLOY, "--instance-type", "ml.c7g.large"), "ml.c7g.large has an Arm processor"),
         ((*DEPLOY, "--inference-component", "--serverless"), "--inference-component goes without"),
     ],
 )
@@ -167,7 +183,7 @@ def test_what_does_not_go_together_is_refused_before_any_call(aws, refused, argu
     assert aws.requests == []
 
 
-# update and shift
+# update
 
 UPDATE = ("update", *HOST, "--endpoint", "normals", "--model-data", "s3://bucket/new.tar.gz")
 
@@ -215,49 +231,30 @@ def test_update_goes_in_steps_and_back_at_an_alarm(aws, launch):
     assert not aws.client("cloudwatch").describe_alarms()["MetricAlarms"]
 
 
-def two_variants(aws, launch):
-    variants = ("--variant", "old=s3://b/old.tar.gz,100", "--variant", "new=s3://b/new.tar.gz,0")
-    result = launch(*SEVERAL, *variants)
-    assert result.returncode == 0, result.stderr
-    rows = [{"VariantName": "old", "CurrentWeight": 100}, {"VariantName": "new", "CurrentWeight": 0}]
-    aws.answers["DescribeEndpoint"] = [{"ProductionVariants": rows}]  # moto tells weights only when changed
-
-
-SHIFT = ("shift", "--endpoint", "normals", "--to", "new", "--step-seconds", "0.1", "--poll-seconds", "0.05")
-
-
-def weights(aws):
-    rows = aws.client("sagemaker").describe_endpoint(EndpointName="normals")["ProductionVariants"]
-    return {row["VariantName"]: row.get("DesiredWeight", row["CurrentWeight"]) for row in rows}
-
-
-def test_shift_moves_the_traffic_in_steps(aws, launch):
-    two_variants(aws, launch)
-    result = launch(*SHIFT)
-    assert result.returncode == 0, result.stderr
-    told = [line.partition(" ")[2] for line in result.stdout.splitlines() if "%, " in line or " %," in line]
-    assert told == ["new 10 %, old 90 %", "new 50 %, old 50 %", "new 100 %, old 0 %"]
-    assert weights(aws) == {"old": 0, "new": 100}
-
-
-def test_shift_goes_back_when_an_alarm_rings(aws, launch):
-    two_variants(aws, launch)
-    cloudwatch = aws.client("cloudwatch")
-    cloudwatch.put_metric_alarm(
-        AlarmName="mine", MetricName="m", Namespace="n", Statistic="Sum", Period=60, EvaluationPeriods=1,
-        Threshold=1, ComparisonOperator="GreaterThanThreshold",
-    )  # fmt: skip
-    cloudwatch.set_alarm_state(AlarmName="mine", StateValue="ALARM", StateReason="too many errors")
-    result = launch(*SHIFT, "--alarm", "mine")
-    assert result.returncode == 1
-    assert "all weights are as before: an alarm rang: mine: too many errors" in result.stderr
-    assert weights(aws) == {"old": 100, "new": 0}
-
-
-def test_shift_refuses_what_makes_no_sense(aws, launch, refused):
-    two_variants(aws, launch)
-    assert "must be rising percentages" in refused(*SHIFT, "--steps", "50,10")
-    assert "nothing to shift to next" in refused(*SHIFT[:4], "next")
+def test_an_update_that_aws_refuses_leaves_nothing(aws, launch, refused):
+    assert launch(*DEPLOY).returncode == 0
+    limits = ("--max-latency-ms", "500")
+    mine = {
+        "AlarmName": "normals-AllTraffic-latency",
+        "MetricName": "m",
+        "Namespace": "n",
+        "Statistic": "Sum",
+    }
+    mine |= {
+        "Period": 60,
+        "EvaluationPeriods": 1,
+        "Threshold": 1,
+        "ComparisonOperator": "GreaterThanThreshold",
+    }
+    aws.client("cloudwatch").put_metric_alarm(**mine)  # of an update before
+    refusal = {"status": 400, "__type": "ValidationException", "message": "endpoint is Updating"}
+    aws.answers["UpdateEndpoint"] = [refusal]
+    assert "AWS refused UpdateEndpoint" in refused(*UPDATE, *limits)
+    sagemaker = aws.client("sagemaker")
+    assert [row["ModelName"] for row in sagemaker.list_models()["Models"]] == ["normals"]
+    assert len(sagemaker.list_endpoint_configs()["EndpointConfigs"]) == 1
+    left = aws.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    assert [alarm["AlarmName"] for alarm in left] == ["normals-AllTraffic-latency"]
 
 
 # register
@@ -343,6 +340,49 @@ def test_tune_searches_ranks_and_deploys_the_best(aws, launch):
     assert names == {"encoder", "size", "learning_rate", "loss"}
     metrics = job["TrainingJobDefinition"]["AlgorithmSpecification"]["MetricDefinitions"]
     assert config["HyperParameterTuningJobObjective"]["MetricName"] in {row["Name"] for row in metrics}
+
+
+def test_tune_plans_the_deployment_before_the_search_is_paid(aws, launch, refused):
+    image = ("--best-image", IMAGE)
+    assert "ModelName: 'bad_name!'" in refused(*TUNE, "--best", "bad_name!", *image)
+    assert "no file serve.digest" in refused(*TUNE, "--best", "normals")
+    assert (
+        "ml.g5.huge"
+        in launch(*TUNE, "--best", "n", *image, "--best-instance-type", "ml.g5.huge", "--dry-run").stderr
+    )
+    assert aws.requests == []
+
+
+def test_the_best_gets_the_network_the_keys_and_the_tags_of_the_search(launch):
+    own = ("--subnet", "subnet-1", "--security-group", "sg-1", "--network-isolation", "--tag", "team=vision")
+    keys = ("--kms-key", "k", "--volume-kms-key", "v")
+    calls = dict(dry(launch, *TUNE, "--best", "normals", "--best-image", IMAGE, *own, *keys))
+    model, config = calls["create_model"], calls["create_endpoint_config"]
+    assert model["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
+    assert model["EnableNetworkIsolation"] is True
+    assert config["KmsKeyId"] == "v"
+    for request in (model, config, calls["create_endpoint"]):
+        assert {"Key": "team", "Value": "vision"} in request["Tags"]
+
+
+@pytest.mark.parametrize("verb", ["tune", "pipeline"])
+def test_several_instances_in_a_vpc_are_looked_at_by_every_verb_that_trains(aws, refused, verb):
+    aws.client("s3").create_bucket(Bucket="bucket")
+    group = aws.client("ec2").create_security_group(GroupName=verb, Description="g")["GroupId"]
+    extra = () if verb == "tune" else ("--validation", "s3://bucket/v", "--serve-image", IMAGE)
+    words = (
+        verb,
+        *TUNE[1:],
+        *extra,
+        "--instance-count",
+        "2",
+        "--subnet",
+        "subnet-1",
+        "--security-group",
+        group,
+    )
+    assert "lets its members speak" in refused(*words)
+    assert not [operation for operation in aws.operations if operation.startswith("Create")]
 
 
 def test_hyperband_gives_epochs(launch):

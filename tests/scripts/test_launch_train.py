@@ -1,6 +1,7 @@
 """launch.py train: what SageMaker offers for a job, and how a job is watched, against moto_server."""
 
 import json
+import signal
 import time
 
 import pytest
@@ -95,11 +96,25 @@ def test_the_saving_by_spot_is_told(aws, launch):
         (("--tag", "team"), "--tag 'team' is not NAME=VALUE"),
         (("--keep-alive", "21601"), "KeepAlivePeriodInSeconds is 21601, above 21600"),
         (("--environment", "A-B=1"), "Environment name 'A-B'"),
+        (("--instance-type", "ml.p6e-gb200.36xlarge"), "has an Arm processor"),
         (("--region", "eu-west-1"), "the image is in us-east-1 and the calls go to eu-west-1"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_call(aws, refused, arguments, said):
     assert said in refused(*TRAIN, *arguments)
+    assert aws.requests == []
+
+
+@pytest.mark.parametrize("given", ["AWS_DEFAULT_REGION", "the profile"])
+def test_the_region_is_compared_however_it_is_given(aws, launch, tmp_path, given):
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "config").write_text(
+        "[default]\nregion = eu-west-1\n" if given == "the profile" else ""
+    )
+    changes = {"AWS_DEFAULT_REGION": "eu-west-1"} if given == "AWS_DEFAULT_REGION" else {}
+    result = launch(*TRAIN, AWS_REGION=None, **changes)
+    assert result.returncode == 1
+    assert "the image is in us-east-1 and the calls go to eu-west-1" in result.stderr
     assert aws.requests == []
 
 
@@ -127,6 +142,19 @@ def test_several_instances_in_a_vpc_must_be_able_to_speak_to_each_other(aws, lau
     assert "CreateTrainingJob" not in aws.operations
     assert launch(*several, security_group(ec2, "both", "ingress", "egress")).returncode == 0
     assert "CreateTrainingJob" in aws.operations
+
+
+def test_rules_outwards_that_efa_does_not_take_are_told(aws, launch):
+    ec2 = aws.client("ec2")
+    group = ec2.create_security_group(GroupName="open", Description="open to all outwards, as AWS makes it")[
+        "GroupId"
+    ]
+    rule = [{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}]
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=rule)
+    words = (*TRAIN, "--instance-count", "2", "--subnet", "subnet-1", "--no-wait", "--security-group", group)
+    result = launch(*words)
+    assert result.returncode == 0
+    assert "EFA also needs a rule outwards" in result.stderr
 
 
 # watching
@@ -206,6 +234,76 @@ def test_credentials_that_expire_while_watching_leave_the_way_back(aws, refused,
     assert "launch.py status job-1 --wait" in said
 
 
+SSO = """
+[default]
+region = us-east-1
+sso_session = work
+sso_account_id = 123456789012
+sso_role_name = engineer
+[sso-session work]
+sso_start_url = https://example.awsapps.com/start
+sso_region = us-east-1
+"""
+
+
+def test_an_sso_login_that_is_over_is_told_before_and_while_watching(aws, launch, tmp_path):
+    """boto3 itself finds no keys then: AWS is not asked, and answers no ClientError."""
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "config").write_text(SSO)
+    result = launch(*TRAIN, AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
+    assert result.returncode == 1
+    assert "your AWS login has expired: run `aws sso login`" in result.stderr
+    assert aws.requests == []
+
+
+def test_keys_that_a_program_gives_may_end_while_watching(aws, launch, tmp_path):
+    """As with SSO, boto3 finds it out by itself: it asks the program before each call, which answers six times."""
+    program, keys = tmp_path / "program", {"AccessKeyId": "testing", "SecretAccessKey": "testing"}
+    keys |= {"Version": 1, "SessionToken": "t"}
+    later = {"Expiration": "$(date -u -d '+60 seconds' +%Y-%m-%dT%H:%M:%SZ)"}
+    program.write_text(
+        f"#!/bin/sh\necho >> {tmp_path}/given\n"
+        f"test $(wc -l < {tmp_path}/given) -gt 6 && exit 1\n"
+        f"cat <<END\n{json.dumps(keys | later)}\nEND\n"
+    )
+    program.chmod(0o755)
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "config").write_text(f"[default]\ncredential_process = {program}\n")
+    aws.answers["DescribeTrainingJob"] = [{"TrainingJobStatus": "InProgress"}] * 1000
+    result = launch(*TRAIN, AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
+    assert result.returncode == 1
+    assert "training job job-1 goes on" in result.stderr
+    assert "launch.py status job-1 --wait" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "advice"),
+    [
+        ("ResourceLimitExceeded", "The account-level service limit is 0 Instances", "Service Quotas"),
+        (
+            "ValidationException",
+            "Could not assume role arn:aws:iam::123456789012:role/none",
+            "must exist and trust",
+        ),
+        ("AccessDeniedException", "not authorized to perform: iam:PassRole", "policy VERB"),
+        ("ResourceInUse", "Training job names must be unique", "the name is taken"),
+    ],
+)
+def test_what_aws_refuses_at_the_start_has_a_cure(aws, refused, code, message, advice):
+    aws.answers["CreateTrainingJob"] = [{"status": 400, "__type": code, "message": message}]
+    said = refused(*TRAIN)
+    assert f"AWS refused CreateTrainingJob: {code}" in said
+    assert advice in said
+
+
+def test_throttling_at_the_start_is_tried_again(aws, launch, refused):
+    throttled = {"status": 400, "__type": "ThrottlingException", "message": "Rate exceeded"}
+    aws.answers["CreateTrainingJob"] = [throttled]
+    assert launch(*TRAIN).returncode == 0
+    aws.answers["CreateTrainingJob"] = [throttled] * 3
+    assert "in a minute" in refused(*TRAIN)
+
+
 def test_throttling_only_makes_it_wait_longer(aws, launch):
     throttled = {"status": 400, "__type": "ThrottlingException", "message": "Rate exceeded"}
     aws.answers["DescribeTrainingJob"] = [throttled] * 3  # boto3 tries 3 times
@@ -243,3 +341,19 @@ def test_stop_ends_what_runs_and_only_that(aws, launch, refused):
     assert "asked to stop" in launch("stop", "job-1").stdout
     assert aws.sent("StopTrainingJob") == {"TrainingJobName": "job-1"}
     assert "no job job-1 runs" in refused("stop", "job-1")
+
+
+def test_the_wait_for_a_stop_can_be_left_too(aws, launch, launch_process):
+    assert launch(*TRAIN, "--no-wait").returncode == 0
+    steps = [{"Status": "Stopping", "StartTime": 0}]
+    stopping = {"TrainingJobStatus": "Stopping", "SecondaryStatusTransitions": steps}
+    aws.answers["DescribeTrainingJob"] = [stopping] * 1000
+    watcher = launch_process("stop", "job-1", "--wait", "--poll-seconds", "0.2")
+    while "Stopping" not in watcher.stdout.readline():
+        assert watcher.poll() is None
+    watcher.send_signal(signal.SIGINT)
+    _, errors = watcher.communicate(timeout=60)
+    assert watcher.returncode == 1
+    assert errors == (
+        "launch: no longer watching; the stop of job-1 goes on. To come back: launch.py status job-1 --wait\n"
+    )
