@@ -50,6 +50,7 @@ wsgi_app = f"serving.app:create_app(workers={workers}, work_address={_work_addre
 worker_class = Worker
 threads = _settings.max_queue + SPARE_THREADS
 logger_class = InheritingLogger
+sendfile = False  # it would wait for slow clients by itself
 accesslog = None  # /ping comes every few seconds
 control_socket_disable = True  # it would be written under HOME
 # A heartbeat file on an overlay file system can stall its worker.

@@ -72,6 +72,10 @@ class Health:
         else:
             file.unlink(missing_ok=True)
 
+    def may_accept(self) -> bool:
+        """Whether new clients are for this worker: while its model loads, only where no other could answer them."""
+        return self.loaded or not any(self._run_directory.glob("*.ready"))
+
     def report(self) -> tuple[bool, Mapping[str, Any]]:
         """Whether the server is healthy, and the JSON that says so."""
         if self.draining:
