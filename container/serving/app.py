@@ -37,7 +37,12 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
     settings = load_settings()
     metrics = RequestMetrics(run_directory())
     health = Health(
-        run_directory(), pid=os.getpid(), workers=workers, max_failures=settings.max_consecutive_failures
+        run_directory(),
+        pid=os.getpid(),
+        workers=workers,
+        max_failures=settings.max_consecutive_failures,
+        model=None if settings.multi_model else settings.model_package,
+        gpu=", ".join(visible_gpus()) or None,
     )
     gate = Gate(settings.max_queue, metrics)
     app = Flask("serving", static_folder=None)

@@ -248,7 +248,7 @@ class Settings:
         metadata=variable(
             "MAX_CONSECUTIVE_FAILURES",
             whole_number(1, 1000),
-            "so many predictions that fail one after the other make /ping answer 503",
+            "so many predictions in a row that fail by the GPU's fault make /ping answer 503",
         ),
     )
     log_level: str = field(

@@ -75,7 +75,10 @@ def endpoint(start_endpoint):
 
 
 def test_models_come_answer_and_go(endpoint):
-    assert endpoint.server.ping() == (200, {"state": "ready", "uptime_seconds": pytest.approx(5, abs=60)})
+    assert endpoint.server.ping() == (
+        200,
+        {"state": "ready", "uptime_seconds": pytest.approx(5, abs=60), "device": "cpu"},
+    )
     assert endpoint.listed() == {"models": []}
     two, ten = endpoint.model("two", factor=2), endpoint.model("a%2Fb=", factor=10)
     assert endpoint.load("two", two).status_code == 200
