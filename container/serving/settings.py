@@ -112,6 +112,12 @@ class Settings:
         default=model_api.DEFAULT_PACKAGE,
         metadata=variable("MODEL_PACKAGE", str, "the folder beside serving/ that holds the model's code"),
     )
+    script: str | None = field(
+        default=None,
+        metadata=variable(
+            "SAGEMAKER_PROGRAM", str, "a script for SageMaker's toolkits: not run here, and the log says so"
+        ),
+    )
     port: int = field(
         default=8080,
         metadata=variable(
