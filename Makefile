@@ -119,7 +119,7 @@ bench-start: $(INSTALLED) ## seconds from `docker run` to the first answer of th
 bench-metrics: $(INSTALLED) ## what the metrics cost a training step, a server and the processor, in 6 minutes
 	@$(RUN) scripts/benchmark_metrics.py
 
-chaos: $(INSTALLED) ## break a server in every way, and say what came of it; 11 minutes, QUICK=1 half a minute
+chaos: $(INSTALLED) ## break a server in every way, and say what came of it; 12 minutes, QUICK=1 one
 	@$(RUN) scripts/chaos.py $(if $(QUICK),--quick)
 
 clean: ## remove the environment, the demo and the caches; your LOCAL_DIR stays

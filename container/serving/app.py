@@ -14,7 +14,7 @@ from serving.invocation import ATTRIBUTES_HEADER, Invocations
 from serving.model_host import ModelHost
 from serving.multi_model.routes import add_model_routes
 from serving.multi_model.table import Models
-from serving.request_body import discard_body, limit_stalls
+from serving.request_body import client_of, discard_body
 from serving.request_log import log_request
 from serving.request_metrics import CONTENT_TYPE, RequestMetrics
 from serving.settings import MODELS_FOLDER, Settings, load_settings, run_directory, visible_gpus
@@ -37,7 +37,12 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
     settings = load_settings()
     metrics = RequestMetrics(run_directory())
     health = Health(
-        run_directory(), pid=os.getpid(), workers=workers, max_failures=settings.max_consecutive_failures
+        run_directory(),
+        pid=os.getpid(),
+        workers=workers,
+        max_failures=settings.max_consecutive_failures,
+        model=None if settings.multi_model else settings.model_package,
+        gpu=", ".join(visible_gpus()) or None,
     )
     gate = Gate(settings.max_queue, metrics)
     app = Flask("serving", static_folder=None)
@@ -48,7 +53,7 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
         g.arrived = time.monotonic()
         g.request_id = usable(request.headers.get(REQUEST_ID_HEADER, ""), 64) or uuid.uuid4().hex
         g.cause = None
-        limit_stalls(request, seconds=settings.request_timeout_seconds)
+        client_of(request).request_id = g.request_id
 
     @app.route("/ping", methods=["GET", "POST"])
     def ping() -> tuple[Response, int]:
@@ -105,6 +110,7 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
         work.close()
 
     app.extensions["drain"] = drain
+    app.extensions["may_accept"] = health.may_accept
     return app
 
 

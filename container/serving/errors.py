@@ -32,6 +32,20 @@ def error_body(error: str, message: str, request_id: str | None = None, **detail
     return error_body(error, message[: len(message) // 2], request_id, **details)
 
 
+def bare_answer(status: str, message: str) -> bytes:
+    """All of the answer to a client whose request does not reach the application; then the connection ends."""
+    body = error_body(status.partition(" ")[2], message)
+    head = [
+        f"HTTP/1.1 {status}",
+        "Connection: close",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    ]
+    if status.startswith("503"):
+        head.append(f"Retry-After: {RETRY_AFTER_SECONDS}")
+    return "\r\n".join([*head, "", ""]).encode("ascii") + body
+
+
 def answer_in_json(app: Flask) -> None:
     """Let no HTML page and no traceback leave `app`; what was raised is kept for the log as `g.cause`."""
 

@@ -21,7 +21,8 @@ BATCHES_AHEAD = 2
 def execution_parameters(settings: Settings, *, workers: int, memory_bytes: int) -> dict[str, Any]:
     """The answer for a server of so many workers with `memory_bytes` left beside its models.
 
-    Both numbers are at least 1 and their product at most 100; what the job fixed itself is kept.
+    Both numbers are at least 1 and their product at most 100; what the job fixed itself is kept, a payload
+    of 0 too: whole objects, in chunks.
     """
     payload_mb = settings.max_payload_mb or USUAL_PAYLOAD_MB
     concurrent = settings.max_concurrent_transforms or min(
@@ -35,7 +36,7 @@ def execution_parameters(settings: Settings, *, workers: int, memory_bytes: int)
     return {
         "MaxConcurrentTransforms": concurrent,
         "BatchStrategy": "MULTI_RECORD",
-        "MaxPayloadInMB": payload_mb,
+        "MaxPayloadInMB": 0 if settings.max_payload_mb == 0 else payload_mb,
     }
 
 

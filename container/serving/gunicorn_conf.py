@@ -3,6 +3,7 @@
 Gunicorn reads this file once, in its master, which never loads torch: CUDA does not survive a fork.
 """
 
+import logging
 import os
 import secrets
 import shutil
@@ -26,6 +27,7 @@ MAX_RESTARTS = 3
 SPARE_THREADS = 16
 """Threads that /ping, /metrics and refusals can always have: inference never gets more than MAX_QUEUE."""
 
+_log = logging.getLogger(__name__)
 _settings = load_settings()
 _gpus = visible_gpus()
 logs.configure(_settings.log_level)
@@ -50,6 +52,7 @@ wsgi_app = f"serving.app:create_app(workers={workers}, work_address={_work_addre
 worker_class = Worker
 threads = _settings.max_queue + SPARE_THREADS
 logger_class = InheritingLogger
+sendfile = False  # it would wait for slow clients by itself
 accesslog = None  # /ping comes every few seconds
 control_socket_disable = True  # it would be written under HOME
 # A heartbeat file on an overlay file system can stall its worker.
@@ -63,8 +66,15 @@ _agent: AgentProcess | None = None
 
 
 def on_starting(server: Any) -> None:
-    """Start the GPU sampler: once, in the master."""
+    """Say what is not heeded, and start the GPU sampler: once, in the master."""
     global _agent
+    script = _settings.model_dir / "code" / "inference.py"
+    if _settings.script is not None or script.exists():
+        _log.warning(
+            "%s is for SageMaker's toolkits and is not run: the model's code is MODEL_PACKAGE=%s of this image",
+            script if script.exists() else f"SAGEMAKER_PROGRAM={_settings.script}",
+            _settings.model_package,
+        )
     if _settings.gpu_metrics:
         names = {
             "Project": _settings.metrics_project,

@@ -7,7 +7,7 @@ from typing import Any
 
 from gunicorn.http.errors import ParseException
 
-from serving.errors import error_body
+from serving.errors import bare_answer
 from serving.slow_clients import PatientWorker
 
 
@@ -38,14 +38,7 @@ class Worker(PatientWorker):
         else:
             status, message = "500 Internal Server Error", "the server failed; its log has the cause"
             self.log.exception("a request failed outside the application")
-        body = error_body(status.partition(" ")[2], message)
-        head = [
-            f"HTTP/1.1 {status}",
-            "Connection: close",
-            "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
-        ]
         try:
-            client.sendall("\r\n".join([*head, "", ""]).encode("ascii") + body)
+            client.sendall(bare_answer(status, message))
         except OSError:
             self.log.debug("the client is gone")

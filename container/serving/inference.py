@@ -70,7 +70,7 @@ class Inference:
         return Pending(value, self._batcher.submit(value))
 
     def result(self, pending: Pending) -> Any:
-        """What the model made of it. Raises RequestError 504 or 507, or what the model raised."""
+        """What the model made of it. Raises RequestError 499, 504 or 507, or what the model raised."""
         output = pending.output
         left = max(0.0, self._end - time.monotonic())
         try:
@@ -82,6 +82,8 @@ class Inference:
             raise RequestError(
                 504, f"no answer within {self._timeout_seconds} s (REQUEST_TIMEOUT_SECONDS)"
             ) from None
+        except concurrent.futures.CancelledError:
+            raise RequestError(499, "the client went away while its request waited") from None
         if error is not None:
             if is_out_of_memory(error):
                 raise RequestError(507, "not enough memory for this input") from error  # the model is well

@@ -10,6 +10,7 @@ from typing import IO
 from flask import Request, Response
 from werkzeug.wsgi import FileWrapper
 
+from serving.client_socket import ClientSocket
 from serving.errors import RequestError
 from serving.gate import Gate
 from serving.health import Health
@@ -17,7 +18,7 @@ from serving.inference import Inference
 from serving.media_types import JSON, JSON_LINES, AnswerType, Offer, declared_type, response_type
 from serving.model_host import LoadedModel, ModelHost
 from serving.records import RecordWriter, error_record, instances_of, record_type, write_lines
-from serving.request_body import PIECE_BYTES, full_disk_refused, read_body, spool
+from serving.request_body import PIECE_BYTES, client_of, full_disk_refused, read_body, spool
 from serving.request_metrics import RequestMetrics
 from serving.settings import Settings
 
@@ -72,19 +73,30 @@ class Invocations:
                 if found := instances_of(body.read()):
                     return self._each_instance(inference, model, *found)
                 body.seek(0)
-            return self._one(inference, answer, body, declared)
+            return self._one(inference, answer, body, declared, client_of(request))
 
     def _one(
-        self, inference: Inference, answer: AnswerType, body: IO[bytes], declared: str | None
+        self,
+        inference: Inference,
+        answer: AnswerType,
+        body: IO[bytes],
+        declared: str | None,
+        client: ClientSocket,
     ) -> Response:
+        """The answer to a picture. While it waits for the model, a client that leaves takes it out of the queue."""
         try:
             pending = inference.submit(body.read(), declared)
+            client.when_gone = pending.output.cancel
         except RequestError as error:
             if not self._settings.error_records:
                 raise
             return Response(error_record(error), content_type=JSON)
         body.close()  # it need not lie in memory while the request waits
-        encoded = inference.encode(inference.result(pending), answer.full)
+        try:
+            output = inference.result(pending)
+        finally:
+            client.when_gone = None
+        encoded = inference.encode(output, answer.full)
         return _stated(Response(encoded, content_type=answer.content_type), answer)
 
     def _each_line(self, inference: Inference, answer: AnswerType, body: IO[bytes]) -> Response:

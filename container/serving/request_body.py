@@ -8,29 +8,26 @@ Not Flask's `get_data`: of a chunked body over its limit it returns the beginnin
 
 import errno
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO
 
 from flask import Request
 from gunicorn.http.errors import ParseException
 
+from serving.client_socket import ClientSocket
 from serving.errors import RequestError
 from serving.settings import MEBIBYTE, run_directory
 
 IN_MEMORY_BYTES = 8 * MEBIBYTE
 """Nearly every picture is smaller."""
 PIECE_BYTES = MEBIBYTE
-STALL_SECONDS = 10.0
-"""No byte for so long is no slow network: SageMaker hands on requests that it has whole."""
-DISCARD_SECONDS = 10.0
-"""Enough for a gigabyte from the same host, where SageMaker's own proxy sends from."""
 
 
-def limit_stalls(request: Request, *, seconds: float) -> None:
-    """Let no read or write wait longer for the client: it would hold its thread, and its place, for ever."""
-    request.environ["gunicorn.socket"].settimeout(min(seconds, STALL_SECONDS))
+def client_of(request: Request) -> ClientSocket:
+    """Whoever sends the request."""
+    client: ClientSocket = request.environ["gunicorn.socket"]
+    return client
 
 
 def spool() -> IO[bytes]:
@@ -69,6 +66,10 @@ def read_body(request: Request, file: IO[bytes], *, limit_bytes: int) -> None:
     if length is not None and read_bytes < length:
         raise RequestError(400, f"the body ended after {read_bytes} of {length} bytes")
     file.seek(0)
+    client = client_of(request)
+    client.is_whole = True
+    if client.when_read is not None:
+        client.when_read()
 
 
 def _read_piece(request: Request) -> bytes:
@@ -82,15 +83,15 @@ def _read_piece(request: Request) -> bytes:
 
 
 def discard_body(request: Request) -> None:
-    """Read what is left, and drop it.
+    """Drop what is left of it: where that has yet to come, the connection ends after the answer.
 
-    A client sends its whole body before it reads the answer; if the connection were closed with
-    bytes unread, it would see a reset and never the reason.
+    A client sends its whole body before it reads the answer, and would see a reset and never the reason if
+    nobody read it; the main loop does (`slow_clients`), so that no thread waits for a body that nobody wants.
     """
-    stream = request.environ["wsgi.input"]
-    end = time.monotonic() + DISCARD_SECONDS
-    try:
-        while time.monotonic() < end and stream.read(PIECE_BYTES):
-            pass
-    except (OSError, ParseException):
+    client = client_of(request)
+    if not client.is_whole:
+        client.must_close()
         return
+    with suppress(OSError, ParseException):
+        while request.environ["wsgi.input"].read(PIECE_BYTES):
+            pass

@@ -112,6 +112,12 @@ class Settings:
         default=model_api.DEFAULT_PACKAGE,
         metadata=variable("MODEL_PACKAGE", str, "the folder beside serving/ that holds the model's code"),
     )
+    script: str | None = field(
+        default=None,
+        metadata=variable(
+            "SAGEMAKER_PROGRAM", str, "a script for SageMaker's toolkits: not run here, and the log says so"
+        ),
+    )
     port: int = field(
         default=8080,
         metadata=variable(
@@ -248,7 +254,7 @@ class Settings:
         metadata=variable(
             "MAX_CONSECUTIVE_FAILURES",
             whole_number(1, 1000),
-            "so many predictions that fail one after the other make /ping answer 503",
+            "so many predictions in a row that fail by the GPU's fault make /ping answer 503",
         ),
     )
     log_level: str = field(

@@ -70,10 +70,12 @@ def _decode_file(body: bytes, file_format: str, max_pixels: int) -> Picture:
         IndexError,
         KeyError,
         TypeError,
+        AssertionError,
         struct.error,
     ) as error:
         # Pillow's readers raise all of these on damaged bytes.
-        raise ValueError(f"body is not a readable {file_format} picture ({error})") from error
+        cause = str(error) or type(error).__name__
+        raise ValueError(f"body is not a readable {file_format} picture ({cause})") from error
 
 
 def _to_rgb(image: Image.Image) -> Picture:

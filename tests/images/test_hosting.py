@@ -1,10 +1,13 @@
 """SageMaker's hosting contract, row by row, against the serving image as the platform runs it."""
 
 import base64
+import contextlib
+import http.client
 import io
 import json
 import os
 import re
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -94,7 +97,7 @@ def test_ping_while_loading_ready_saturated_and_after_a_device_fault(doubling):
             pings.append(ping(url))
         assert {answer.result().status_code for answer in busy} == {200, 503}
     assert {status for status, _, _ in pings} == {200}
-    assert max(seconds for _, _, seconds in pings) < 3
+    assert max(seconds for _, _, seconds in pings) < 2
 
     assert post(url, b'{"fail": "CUDA error: an illegal memory access"}', JSON).status_code == 500
     assert ping(url)[:2] == (503, "failing")
@@ -182,14 +185,81 @@ def assert_short_json(answer):
 
 def test_the_other_errors_are_short_json_too(doubling):
     container, url = doubling(environment={"REQUEST_TIMEOUT_SECONDS": "1", "MAX_BODY_MB": "1"})
-    assert_short_json(requests.get(f"{url}/nothing", timeout=5))
-    assert_short_json(requests.get(f"{url}/invocations", timeout=5))
-    for body, status in ((b'{"fail": "secret"}', 500), (b'{"sleep": 2}', 504), (b" " * 2 * MEBIBYTE, 413)):
+    for path, status in (("nothing", 404), ("invocations", 405)):
+        answer = requests.get(f"{url}/{path}", timeout=5)
+        assert answer.status_code == status
+        assert_short_json(answer)
+    failing = (
+        (b'{"fail": "secret"}', 500),
+        (b'{"fail": "CUDA out of memory: secret"}', 507),
+        (b'{"sleep": 2}', 504),
+        (b" " * 2 * MEBIBYTE, 413),
+    )
+    for body, status in failing:
         answer = post(url, body, JSON)
         assert answer.status_code == status
         assert_short_json(answer)
         assert "secret" not in answer.text
     assert b"RuntimeError: secret" in container.logs()
+
+
+UNFINISHED = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+BROKEN = {
+    "not HTTP": (b"NONSENSE\r\n\r\n", 400),
+    "a header without a name": (b"GET /ping HTTP/1.1\r\n: x\r\n\r\n", 400),
+    "a head that never ends": (b"GET /ping HTTP/1.1\r\nX: " + b"x" * 70_000, 431),
+    "half a body": (UNFINISHED + b"Content-Length: 9\r\n\r\n[1", 408),
+    "chunks that do not come": (UNFINISHED + b"Transfer-Encoding: chunked\r\n\r\n9\r\n[1", 408),
+    "chunks that are none": (UNFINISHED + b"Transfer-Encoding: chunked\r\n\r\nx\r\n", 400),
+}
+
+
+def test_the_errors_of_broken_http_are_short_json_too(doubling):
+    _, url = doubling(environment={"REQUEST_TIMEOUT_SECONDS": "1"})
+    host, _, port = url.removeprefix("http://").partition(":")
+    for case, (sent, status) in BROKEN.items():
+        with socket.create_connection((host, int(port)), timeout=20) as client:
+            client.sendall(sent)
+            with http.client.HTTPResponse(client) as answer:
+                answer.begin()
+                body = answer.read()
+        assert (answer.status, answer.headers["Content-Type"]) == (status, "application/json"), case
+        assert len(body) <= 2048
+        assert {"error", "message"} <= json.loads(body).keys()
+        assert b"Traceback" not in body
+
+
+def test_every_503_is_short_json_and_says_when_to_come_again(doubling):
+    container, url = doubling(model={"load_seconds": 3}, environment={"MAX_QUEUE": "1"}, ready=False)
+    end = time.monotonic() + 120
+    refused = {}
+    while "the model is still loading" not in refused:
+        assert time.monotonic() < end
+        with contextlib.suppress(requests.ConnectionError):
+            answer = post(url, b"[1]", JSON)
+            refused[answer.json()["message"]] = answer
+    while ping(url)[0] != 200:
+        assert time.monotonic() < end
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(post, url, b'{"sleep": 8}', JSON)
+        while "inference_in_flight_requests 1.0" not in requests.get(f"{url}/metrics", timeout=10).text:
+            assert time.monotonic() < end
+        answer = post(url, b"[1]", JSON)
+        refused[answer.json()["message"]] = answer
+        container.kill("SIGTERM")
+        while "the server is shutting down" not in refused:
+            assert time.monotonic() < end
+            answer = post(url, b"[1]", JSON)
+            refused[answer.json()["message"]] = answer
+        assert running.result().json() == [8]
+    assert refused.keys() == {
+        "the model is still loading",
+        "the queue is full",
+        "the server is shutting down",
+    }
+    for answer in refused.values():
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert_short_json(answer)
 
 
 def test_a_pickle_is_never_executed(module_containers, normals):
@@ -265,6 +335,8 @@ def test_the_figures_of_several_workers_add_up_quickly_under_load(doubling):
     totals = [total for _, total in scrapes]
     assert totals == sorted(totals)
     assert scrape()[1] == sent
+    # 100 ms are the aim; what the load adds, on two shared cores, is not the page's.
+    assert min(seconds for seconds, _ in scrapes) < 0.1
     assert np.median([seconds for seconds, _ in scrapes]) < 1
 
 
@@ -311,6 +383,39 @@ def test_a_driver_that_cuda_cannot_use_is_an_error_unless_the_cpu_was_chosen(
     containers.server(serve_image, volumes=volumes, tmpfs=compiled, environment=on_cpu)
 
 
+@pytest.mark.parametrize("gpus", ["0", ""], ids=["a GPU", "the CPU chosen"])
+def test_a_driver_too_old_for_cuda_ends_it_before_anything_is_loaded(
+    containers, serve_image, engine, model_mount, tmp_path, gpus
+):
+    """The host's files are looked for in another place; what reads them is the image's own."""
+    code = engine.containers.run(serve_image, ["cat", "/opt/program/driver.py"], remove=True).decode()
+    assert 'HOST = Path("/")' in code
+    (tmp_path / "driver.py").write_text(code.replace('HOST = Path("/")', 'HOST = Path("/srv/host")'))
+    version = tmp_path / "host/proc/driver/nvidia/version"
+    version.parent.mkdir(parents=True)
+    version.write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.256.02  Thu May  2 14:37:44 UTC 2024\n"
+    )
+    tmp_path.chmod(0o755)
+    options = {
+        "volumes": {
+            str(tmp_path / "driver.py"): {"bind": "/opt/program/driver.py", "mode": "ro"},
+            str(tmp_path / "host"): {"bind": "/srv/host", "mode": "ro"},
+            **model_mount,
+        },
+        "tmpfs": {"/opt/program/__pycache__": ""},  # what Python would run instead of our file
+        "environment": {"CUDA_VISIBLE_DEVICES": gpus},
+    }
+    if gpus:
+        ended = containers.run(serve_image, "serve", **options)
+        assert ended.exit_code == 1
+        assert "NVIDIA driver 470.256.02 is too old" in ended.stderr.splitlines()[-1]
+        assert "InferenceAmiVersion=" in ended.stderr.splitlines()[-1]
+        assert "gunicorn" not in ended.stderr
+    else:
+        containers.server(serve_image, **options)
+
+
 def test_two_copies_on_one_host_make_a_pipeline(containers, serve_image, model_mount):
     """Each gets a port of its own; what one answers, with its type, is what the next is asked."""
     first, _ = containers.server(
@@ -333,8 +438,8 @@ def test_two_copies_on_one_host_make_a_pipeline(containers, serve_image, model_m
     assert np.load(io.BytesIO(answer.content)).shape == (32, 48, 3)
 
 
-def test_four_clients_do_not_make_it_grow(module_containers, normals):
-    """Ten seconds here; `make chaos` takes ten minutes."""
+@pytest.mark.parametrize("seconds", [10, pytest.param(600, marks=pytest.mark.long)])
+def test_four_clients_do_not_make_it_grow(module_containers, normals, seconds):
     (server,) = module_containers.started
 
     def resident_megabytes():
@@ -347,10 +452,39 @@ def test_four_clients_do_not_make_it_grow(module_containers, normals):
             assert post(normals, BODIES["image/jpeg"]).status_code == 200
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(client, [4] * 4))
+        list(pool.map(client, [0.4 * seconds] * 4))
         before = resident_megabytes()
-        list(pool.map(client, [6] * 4))
+        list(pool.map(client, [0.6 * seconds] * 4))
     assert resident_megabytes() - before < 40
+
+
+def test_a_multi_model_endpoint_says_507_where_there_is_no_memory(containers, serve_image, tmp_path):
+    for name in ("large", "small"):
+        (tmp_path / name / "model").mkdir(parents=True)
+        (tmp_path / name / "model/model.json").write_text('{"factor": 2}')
+    with (tmp_path / "large/model/weights").open("wb") as file:
+        file.truncate(2**42)  # a hole: it takes no room
+    tmp_path.chmod(0o755)
+    volumes = {
+        str(PACKAGE): {"bind": "/opt/program/doubling", "mode": "ro"},
+        str(tmp_path): {"bind": "/opt/ml/models", "mode": "ro"},
+    }
+    environment = {"SAGEMAKER_MULTI_MODEL": "true", "MODEL_PACKAGE": "doubling"}
+    _, url = containers.server(serve_image, volumes=volumes, environment=environment, **HOSTED)
+
+    def load(name):
+        asked = {"model_name": name, "url": f"/opt/ml/models/{name}/model"}
+        return requests.post(f"{url}/models", json=asked, timeout=120)
+
+    refused = load("large")
+    assert refused.status_code == 507
+    assert_short_json(refused)
+    assert load("small").status_code == 200
+    invoke = f"{url}/models/small/invoke"
+    refused = requests.post(invoke, json={"fail": "CUDA out of memory. Tried to allocate 2 GiB"}, timeout=60)
+    assert refused.status_code == 507
+    assert_short_json(refused)
+    assert requests.post(invoke, json=[1], timeout=60).json() == [2]
 
 
 def test_a_multi_model_endpoint_loads_invokes_and_unloads(containers, serve_image, model_mount):

@@ -79,14 +79,32 @@ def test_a_serverless_endpoints_memory_is_enough_and_batch_transform_is_told_so(
     assert [json.loads(record)["width"] for record in answer.text.split("\n")] == [SIZE[0]] * 20
 
 
-def test_no_network_is_needed(containers, serve_image, model_mount):
-    container = containers.start(serve_image, "serve", volumes=model_mount, network_mode="none")
+def test_no_network_no_root_and_nothing_writable_but_the_temporary_folder(
+    containers, serve_image, model_mount
+):
+    """All at once, and shared memory read-only, too."""
+    container = containers.start(
+        serve_image,
+        "serve",
+        volumes=model_mount,
+        network_mode="none",
+        read_only=True,
+        tmpfs={"/tmp": "", "/dev/shm": "ro"},
+        user="1000:1000",
+    )
     ping = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8080/ping', timeout=2).status)"
 
     def is_ready():
         return container.exec_run(["python", "-c", ping]).output == b"200\n"
 
     containers.wait_until(is_ready, container, 120, "/ping says 200")
+    invoke = """
+import io, numpy as np, urllib.request as u
+body = io.BytesIO()
+np.save(body, np.zeros((50, 75, 3), np.uint8))
+print(np.load(io.BytesIO(u.urlopen("http://127.0.0.1:8080/invocations", body.getvalue(), timeout=60).read())).shape)
+"""
+    assert container.exec_run(["python", "-c", invoke]).output == b"(50, 75, 3)\n"
 
 
 def test_the_port_that_the_platform_binds(containers, serve_image, model_mount):

@@ -39,6 +39,7 @@ def test_a_server_takes_what_it_said_it_would(start_server):
         (1, 64, {"max_payload_mb": 50}, 2, 50),
         (1, 64, {"max_payload_mb": 100}, 1, 100),
         (1, 64, {"max_payload_mb": 1}, 16, 1),
+        (1, 64, {"max_payload_mb": 0}, 16, 0),
         (1, 64, {"max_concurrent_transforms": 3}, 3, 33),
     ],
 )

@@ -1,9 +1,11 @@
 """/ping over a server's life: loading, ready, failing, draining, and workers that die."""
 
 import os
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import requests
@@ -25,10 +27,25 @@ def test_ping_is_503_while_the_model_loads_and_200_after(start_server):
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
-def test_ping_takes_every_method_that_a_prober_may_use(shared_server, method):
-    answer = requests.request(method, f"{shared_server.url}/ping", timeout=5)
-    assert answer.status_code == 200
-    assert answer.headers["Content-Type"] == "application/json"
+def test_ping_takes_every_method_that_a_prober_may_use(start_server, method):
+    """By the main loop alone: the first thread for a request is that of /metrics."""
+    server = start_server(AIP_HEALTH_ROUTE="/health")
+    for path in ("/ping", "/health", "/health?a=b", "/healthz"):
+        if (method, path) != ("POST", "/healthz"):
+            answer = requests.request(
+                method, f"{server.url}{path}", data=b"x" if method == "POST" else None, timeout=5
+            )
+            assert answer.status_code == 200
+            assert answer.headers["Content-Type"] == "application/json"
+
+    def threads():
+        return int(
+            re.search(r"Threads:\s+(\d+)", Path(f"/proc/{server.children()[0]}/status").read_text())[1]
+        )
+
+    before = threads()
+    server.metrics()
+    assert threads() == before + 1
 
 
 def test_all_workers_are_ready_before_the_server_is(start_server):
@@ -49,25 +66,44 @@ def test_all_workers_are_ready_before_the_server_is(start_server):
     assert server.wait_for("ready")[0] == 200
 
 
-def test_failed_predictions_in_a_row_make_ping_fail_until_one_succeeds(start_server):
+@pytest.mark.parametrize(
+    "said",
+    [
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "[ONNXRuntimeError] : 1 : FAIL : CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED",
+    ],
+)
+def test_failures_of_the_device_in_a_row_make_ping_fail_until_a_prediction_succeeds(start_server, said):
     server = start_server(MAX_CONSECUTIVE_FAILURES=3)
-    assert server.invoke([1e7]).status_code == 500
-    assert server.invoke([1e7]).status_code == 500
+    failing = {"fail": said}
+    assert server.invoke(failing).status_code == 500
+    assert server.invoke(failing).status_code == 500
     assert server.invoke([1]).status_code == 200
     for _ in range(2):
-        server.invoke([1e7])
+        server.invoke(failing)
     assert server.ping()[0] == 200
-    assert server.invoke([1e7]).status_code == 500
+    assert server.invoke(failing).status_code == 500
     status, body = server.ping()
     assert (status, body["state"]) == (503, "failing")
-    assert "overflow inside the model" in body["reason"]
+    assert said in body["reason"]
     assert server.invoke([1]).status_code == 200
     assert server.ping()[0] == 200
 
 
-def test_a_cuda_error_makes_ping_fail_at_once_and_for_good(start_server):
+def test_pictures_that_the_model_fails_on_never_make_ping_fail(start_server):
+    server = start_server(MAX_CONSECUTIVE_FAILURES=1)
+    for poisoned in ([1e7], {"fail": "The size of tensor a (3) must match that of b (4)"}, {}):
+        for _ in range(3):
+            assert server.invoke(poisoned).status_code == 500
+    assert server.ping()[0] == 200
+
+
+@pytest.mark.parametrize(
+    "said", ["CUDA error: an illegal memory access", "CUDA failure 700: an illegal memory access"]
+)
+def test_a_cuda_error_makes_ping_fail_at_once_and_for_good(start_server, said):
     server = start_server()
-    assert server.invoke({"fail": "CUDA error: an illegal memory access"}).status_code == 500
+    assert server.invoke({"fail": said}).status_code == 500
     assert server.ping()[1]["state"] == "failing"
     server.invoke([1])
     assert server.ping()[1]["state"] == "failing"
@@ -76,7 +112,7 @@ def test_a_cuda_error_makes_ping_fail_at_once_and_for_good(start_server):
 
 def test_a_prediction_that_hangs_makes_ping_fail_until_one_succeeds(start_server):
     """No error comes from a device that hangs; the requests that wait for it see it."""
-    server = start_server(REQUEST_TIMEOUT_SECONDS=1)
+    server = start_server(REQUEST_TIMEOUT_SECONDS=1, CUDA_VISIBLE_DEVICES="GPU-a")
     with ThreadPoolExecutor() as pool:
         stuck = pool.submit(server.invoke, {"sleep": 2.5})
         assert stuck.result().status_code == 504
@@ -89,6 +125,23 @@ def test_a_prediction_that_hangs_makes_ping_fail_until_one_succeeds(start_server
     while server.invoke([1]).status_code != 200:
         assert time.monotonic() < end
     assert server.ping()[0] == 200
+
+
+def test_a_prediction_that_takes_long_on_a_cpu_does_not(start_server):
+    """A huge picture is slow there; another instance would be no quicker."""
+    server = start_server(REQUEST_TIMEOUT_SECONDS=1)
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(server.invoke, {"sleep": 3})
+        assert slow.result().status_code == 504
+        assert server.invoke([1]).status_code == 504  # while it has been running for twice the time
+    assert server.ping()[0] == 200
+
+
+def test_ping_tells_what_is_served_and_where(start_server):
+    body = start_server().ping()[1]
+    assert (body["model"], body["device"]) == ("doubling", "cpu")
+    server = start_server(CUDA_VISIBLE_DEVICES="GPU-a,GPU-b")
+    assert {server.ping()[1]["device"] for _ in range(40)} == {"cuda GPU-a", "cuda GPU-b"}
 
 
 def test_the_clients_mistakes_never_make_ping_fail(start_server):
@@ -122,6 +175,19 @@ def test_a_worker_that_dies_is_replaced_three_times_then_the_container_ends(star
     os.kill(worker, signal.SIGKILL)
     assert server.exit_code() == 1
     assert "died 4 times" in server.log.splitlines()[-1]
+
+
+def test_a_replacement_takes_no_requests_while_its_model_loads(start_server):
+    """As long as another worker is there; each request is on a connection of its own."""
+    server = start_server(model={"factor": 2, "load_seconds": 2}, SAGEMAKER_MODEL_SERVER_WORKERS=2)
+    os.kill(server.children()[0], signal.SIGKILL)
+    while server.ping()[0] == 200:
+        time.sleep(0.01)
+    answered = 0
+    while server.ping()[0] != 200:
+        assert server.invoke([1]).status_code == 200
+        answered += 1
+    assert answered > 10
 
 
 def test_a_worker_that_is_being_replaced_is_missed(start_server):

@@ -1,5 +1,6 @@
 """Many requests at once: batches, a full queue, deadlines, /ping beside them, and figures that add up."""
 
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -69,6 +70,23 @@ def test_a_request_past_its_deadline_is_504_and_spares_the_model(start_server):
     time.sleep(3.2)  # until the model is free again
     assert server.invoke([1]).json() == [2]
     assert server.metrics()["inference_batch_size_sum"] == 2
+
+
+def test_the_model_is_spared_the_request_of_a_client_that_went_away(start_server):
+    server = start_server()
+    request = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 3\r\n\r\n[1]"
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(server.invoke, {"sleep": 3})
+        server.wait_for_metric("inference_batch_size_count", 1)
+        with socket.create_connection(("127.0.0.1", server.port)) as leaving:
+            leaving.sendall(request)
+            server.wait_for_metric("inference_queue_depth", 1)
+        server.wait_for_metric('inference_requests_total{code="499"}', 1)
+        assert not running.done()
+        assert running.result().json() == [3]
+    assert server.invoke([1]).json() == [2]
+    assert server.metrics()["inference_batch_size_sum"] == 2
+    assert "the client went away while its request waited" in server.log
 
 
 def test_the_figures_of_two_workers_add_up_whichever_is_asked(start_server):

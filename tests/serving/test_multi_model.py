@@ -1,5 +1,6 @@
 """A multi-model endpoint: models that come and go by /models, each in processes of its own."""
 
+import contextlib
 import json
 import os
 import signal
@@ -75,7 +76,10 @@ def endpoint(start_endpoint):
 
 
 def test_models_come_answer_and_go(endpoint):
-    assert endpoint.server.ping() == (200, {"state": "ready", "uptime_seconds": pytest.approx(5, abs=60)})
+    assert endpoint.server.ping() == (
+        200,
+        {"state": "ready", "uptime_seconds": pytest.approx(5, abs=60), "device": "cpu"},
+    )
     assert endpoint.listed() == {"models": []}
     two, ten = endpoint.model("two", factor=2), endpoint.model("a%2Fb=", factor=10)
     assert endpoint.load("two", two).status_code == 200
@@ -126,6 +130,82 @@ def test_a_model_for_which_there_is_no_memory_is_507(endpoint, tmp_path):
     assert answer.status_code == 507
     assert "MiB wanted" in answer.json()["message"]
     assert endpoint.listed() == {"models": []}
+
+
+def test_models_that_are_being_loaded_are_counted(start_endpoint, tmp_path):
+    """A load that has begun has what it will need, though it has not taken it yet."""
+    endpoint = start_endpoint()
+    free = next(line for line in Path("/proc/meminfo").read_text().splitlines() if "MemAvailable" in line)
+    half = int(free.split()[1]) * 1024 // 2
+    for name in ("first", "second", "third"):
+        with (Path(endpoint.model(name, factor=1, load_seconds=4)) / "weights").open("wb") as file:
+            file.truncate(half)  # a hole: it takes no room
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(
+            pool.map(
+                lambda name: endpoint.load(name, str(endpoint.folder / name / "model")),
+                ("first", "second", "third"),
+            )
+        )
+    statuses = sorted(answer.status_code for answer in answers)
+    assert statuses[0] == 200
+    assert statuses[-1] == 507
+    assert "MiB wanted" in max(answers, key=lambda answer: answer.status_code).json()["message"]
+
+
+def kill_workers_of(endpoint, name):
+    """What the kernel does where memory runs out: the largest process, which is not the model's first one."""
+    workers = []
+    for pid in endpoint.processes():
+        with contextlib.suppress(OSError):
+            parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+            if f"/{name}/".encode() in Path(f"/proc/{parent}/environ").read_bytes():
+                workers.append(pid)
+                os.kill(pid, signal.SIGKILL)
+    return workers
+
+
+def test_a_model_that_is_killed_while_it_loads_is_507(endpoint):
+    url = endpoint.model("growing", factor=1, load_seconds=20)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(endpoint.load, "growing", url)
+        end = time.monotonic() + 10
+        while not kill_workers_of(endpoint, "growing"):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        answer = loading.result()
+    assert answer.status_code == 507
+    assert "out of memory" in answer.json()["message"]
+    assert endpoint.listed() == {"models": []}
+    assert endpoint.processes() == []
+
+
+def test_what_has_no_memory_for_a_request_is_507(endpoint):
+    assert endpoint.load("full", endpoint.model("full", factor=1)).status_code == 200
+    answer = endpoint.invoke("full", {"fail": "CUDA out of memory. Tried to allocate 2.00 GiB"})
+    assert answer.status_code == 507
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(endpoint.invoke, "full", {"sleep": 20})
+        while endpoint.server.metrics()["inference_in_flight_requests"] == 0:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        kill_workers_of(endpoint, "full")
+        answer = running.result()
+    assert answer.status_code == 507
+    assert "out of memory" in answer.json()["message"]
+    assert endpoint.unload("full").status_code == 200
+
+
+def test_loads_of_one_name_are_bounded_and_leave_threads_to_others(endpoint):
+    url = endpoint.model("awaited", factor=1, load_seconds=4)
+    with ThreadPoolExecutor(40) as pool:
+        answers = [pool.submit(endpoint.load, "awaited", url) for _ in range(40)]
+        time.sleep(2)
+        assert endpoint.listed() == {"models": []}
+        assert endpoint.invoke("awaited", [1]).status_code == 503
+        statuses = [answer.result().status_code for answer in answers]
+    assert (statuses.count(200), set(statuses)) == (1, {200, 409, 503})
+    assert endpoint.unload("awaited").status_code == 200
 
 
 def test_the_list_goes_on_after_its_token(endpoint):

@@ -2,11 +2,13 @@
 
 import contextlib
 import http.client
+import io
 import json
 import signal
 import socket
 import time
 
+import numpy as np
 import pytest
 
 HEAD = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -44,27 +46,137 @@ def test_two_hundred_that_go_no_further_stop_nobody(start_server, request_bytes,
         assert answer_of(clients[-1]) == (200, b"[2.0]")
 
 
-def test_ping_needs_no_thread(start_server):
-    """All threads wait for the rest of bodies that nobody sends."""
-    server = start_server(MAX_QUEUE=1)
+BODIES_THAT_NEVER_END = {
+    "a body that could be gathered": HEAD + b"Content-Length: 1000000\r\n\r\n" + b" " * 70_000,
+    "a body of over 8 MiB": HEAD + b"Content-Length: 90000000\r\n\r\n" + b" " * 70_000,
+    "chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\nfffff\r\n[1",
+    "one that was refused": HEAD.replace(b"/invocations", b"/nothing") + b"Content-Length: 99999999\r\n\r\n ",
+    "one that asks whether it may come": HEAD + b"Expect: 100-continue\r\nContent-Length: 99\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("beginning", BODIES_THAT_NEVER_END.values(), ids=BODIES_THAT_NEVER_END)
+def test_bodies_that_come_byte_by_byte_take_no_thread_from_others(start_server, beginning):
+    """More of them than threads, each sending on as long as it may."""
+    server = start_server()
     with contextlib.ExitStack() as stack:
-        for _ in range(40):
-            stack.enter_context(connect(server)).sendall(LARGE[:100_000])
-        held = stack.enter_context(connect(server))
-        held.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        held.settimeout(1)
-        with pytest.raises(TimeoutError):
-            held.recv(1)
-        for path in ("/ping", "/healthz"):
-            client = stack.enter_context(
-                contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=2))
-            )
-            for _ in range(3):
-                client.request("GET", path)
-                answer = client.getresponse()
-                assert (answer.status, "state" in json.loads(answer.read())) == (200, True)
-        with pytest.raises(TimeoutError):
-            held.recv(1)
+        clients = [stack.enter_context(connect(server)) for _ in range(60)]
+        for client in clients:
+            client.sendall(beginning)
+        for _ in range(3):
+            time.sleep(0.5)
+            for client in clients:
+                with contextlib.suppress(OSError):
+                    client.send(b" ")
+            sent = time.monotonic()
+            assert server.ping()[0] == 200
+            assert server.invoke([1]).json() == [2]
+            assert "inference_in_flight_requests" in server.metrics()
+            assert time.monotonic() - sent < 5
+
+
+def test_a_body_that_never_ends_is_given_up_however_regularly_it_comes(start_server):
+    server = start_server(REQUEST_TIMEOUT_SECONDS=2)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(server)) for _ in BODIES_THAT_NEVER_END]
+        for client, beginning in zip(clients, BODIES_THAT_NEVER_END.values(), strict=True):
+            client.sendall(beginning)
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            for client in clients:
+                with contextlib.suppress(OSError):
+                    client.send(b" ")
+            time.sleep(0.1)
+        for client, name in zip(clients, BODIES_THAT_NEVER_END, strict=True):
+            if name == "one that asks whether it may come":
+                assert client.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            status, body = answer_of(client)
+            assert (status, json.loads(body)["error"]) in [(408, "Request Timeout"), (404, "Not Found")]
+    server.wait_for_metric("inference_in_flight_requests", 0)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        WHOLE.replace(b"Host", b"Connection: close\r\nHost"),
+        b"NONSENSE\r\n\r\n",
+        b"GET /ping HTTP/1.0\r\n\r\n",
+    ],
+    ids=["ping", "invocation", "not HTTP", "HTTP/1.0"],
+)
+def test_clients_that_keep_a_connection_open_after_its_last_answer_stop_nobody(shared_server, request_bytes):
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(shared_server)) for _ in range(8)]
+        for client in clients:
+            client.sendall(request_bytes)
+        sent = time.monotonic()
+        for _ in range(3):
+            assert shared_server.ping()[0] == 200
+            assert shared_server.invoke([1]).json() == [2]
+        assert time.monotonic() - sent < 5
+        for client in clients:
+            assert client.recv(7) == b"HTTP/1."
+
+
+def large_answer(numbers):
+    """A request whose answer has 18 bytes for each, more than the kernel keeps for a client."""
+    body = io.BytesIO()
+    np.save(body, np.full(numbers, 0.123456789012345))
+    head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\nContent-Length: "
+    return head + b"%d\r\n\r\n" % len(body.getvalue()) + body.getvalue()
+
+
+@pytest.fixture
+def slow_reader():
+    """A client for whom the kernel keeps as little as it may."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        client.settimeout(20)
+        yield client
+
+
+def test_a_large_answer_reaches_a_client_that_takes_it_slowly(start_server, slow_reader):
+    """Longer than a stall may last: it is enough to go on."""
+    server = start_server(REQUEST_TIMEOUT_SECONDS=2)
+    slow_reader.connect(("127.0.0.1", server.port))
+    slow_reader.sendall(large_answer(600_000))
+    with http.client.HTTPResponse(slow_reader) as answer:
+        answer.begin()
+        got = 0
+        while piece := answer.read(1_000_000):
+            got += len(piece)
+            time.sleep(0.5)
+        assert got == int(answer.headers["Content-Length"]) > 10_000_000
+
+
+def test_an_answer_that_nobody_takes_is_given_up_and_the_log_says_so(start_server, slow_reader):
+    server = start_server(REQUEST_TIMEOUT_SECONDS=2, MAX_QUEUE=1)
+    slow_reader.connect(("127.0.0.1", server.port))
+    slow_reader.sendall(large_answer(600_000))
+    server.wait_for_metric('inference_requests_total{code="200"}', 1)
+    assert server.invoke([1]).json() == [2]
+    end = time.monotonic() + 20
+    while "the client went away before it had its answer" not in server.log:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_a_thousand_silent_clients_do_not_keep_others_out(start_server):
+    server = start_server()
+    with contextlib.ExitStack() as stack:
+        for _ in range(1100):
+            stack.enter_context(connect(server))
+        for _ in range(5):
+            assert server.ping()[0] == 200
+            assert server.invoke([1]).json() == [2]
+
+
+def test_a_head_that_does_not_end_is_refused(shared_server):
+    with connect(shared_server) as client:
+        client.sendall(HEAD + b"X: " + b"x" * 70_000)
+        status, body = answer_of(client)
+    assert (status, json.loads(body)["error"]) == (431, "Request Header Fields Too Large")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +235,7 @@ def test_a_body_larger_than_what_waits_is_read_to_its_end(shared_server):
 def test_a_large_body_that_stalls_is_408_and_its_place_is_free_again(start_server):
     server = start_server(REQUEST_TIMEOUT_SECONDS=1, MAX_QUEUE=1)
     with connect(server) as client:
-        client.sendall(HEAD + b"Content-Length: 200000\r\n\r\n" + b" " * 100_000)
+        client.sendall(HEAD + b"Content-Length: 20000000\r\n\r\n" + b" " * 100_000)
         server.wait_for_metric("inference_in_flight_requests", 1)
         assert server.invoke([1]).status_code == 503
         status, body = answer_of(client)

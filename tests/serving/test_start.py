@@ -130,6 +130,20 @@ def test_a_model_wrapped_in_one_folder_is_found_and_said(start_server, tmp_path)
     assert "my-model-1.0" in server.log
 
 
+@pytest.mark.parametrize("said_by", ["a file", "a variable", "nobody"])
+def test_a_script_for_the_toolkits_is_not_run_and_the_log_says_so_once(start_server, tmp_path, said_by):
+    (tmp_path / "model" / "code").mkdir(parents=True)
+    (tmp_path / "model" / "model.json").write_text(json.dumps({"factor": 5}))
+    settings = {"SAGEMAKER_PROGRAM": "inference.py"} if said_by == "a variable" else {}
+    if said_by == "a file":
+        (tmp_path / "model" / "code" / "inference.py").write_text("raise SystemExit")
+    server = start_server(base=tmp_path, model=None, SAGEMAKER_MODEL_SERVER_WORKERS=2, **settings)
+    assert server.invoke([2]).json() == [10]
+    warnings = [line for line in server.log.splitlines() if " WARNING " in line]
+    assert len(warnings) == (said_by != "nobody")
+    assert all("inference.py is for SageMaker's toolkits and is not run" in line for line in warnings)
+
+
 def test_it_writes_only_below_the_temporary_folder_and_cleans_up(start_server):
     server = start_server()
 

@@ -40,6 +40,14 @@ def is_picture(number, body):
     return picture is not None
 
 
+def test_a_palette_picture_without_its_palette_is_the_clients_mistake():
+    png = sound_pictures()["png palette"]
+    start = png.index(b"PLTE") - 4
+    length = int.from_bytes(png[start : start + 4], "big")
+    with pytest.raises(ValueError, match=r"not a readable PNG picture \(\w+"):
+        codecs.decode_picture(png[:start] + png[start + 12 + length :], "image/png")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_what_cannot_be_read_is_the_clients_mistake(tmp_path):
     files = [*sound_pictures().values(), pickled_array(tmp_path / "executed")]

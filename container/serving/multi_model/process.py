@@ -24,6 +24,8 @@ SERVE = Path(__file__).resolve().parents[2] / "serve"
 POLL_SECONDS = 0.02
 REAP_SECONDS = 10.0
 """For a killed process to be gone, and its memory with it."""
+KILLED = "was sent SIGKILL!"
+"""What Gunicorn says of a worker."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +56,8 @@ class ModelProcess:
         self._folder = folder
         self._socket = folder / "socket"
         self._last_line = ""
+        self.killed = threading.Event()
+        """One of its processes was sent SIGKILL, as the kernel does where memory runs out."""
         folder.mkdir(parents=True)
         self._process = subprocess.Popen(
             [sys.executable, str(SERVE), "serve"],
@@ -88,6 +92,8 @@ class ModelProcess:
         """Return when it answers /ping with 200. Raises LoadFailed."""
         end = time.monotonic() + timeout_seconds
         while time.monotonic() < end:
+            if self.killed.is_set() or self.exit_code == -signal.SIGKILL:
+                raise LoadFailed("its process was killed: out of memory, most likely")
             if self.exit_code is not None:
                 self._log_thread.join(REAP_SECONDS)
                 raise LoadFailed(self._last_line.partition(": ")[2] or f"exit code {self.exit_code}")
@@ -127,6 +133,8 @@ class ModelProcess:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._last_line = line.rstrip("\n")
+            if KILLED in line:
+                self.killed.set()
             sys.stderr.write(line)
 
 

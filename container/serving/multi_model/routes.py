@@ -16,6 +16,8 @@ from serving.settings import MEBIBYTE, Settings
 MODELS_A_PAGE = 100
 SPARE_SECONDS = 5.0
 """The model's own server says first that a request took too long."""
+NEWS_SECONDS = 1.0
+"""For it to be known what a server that breaks off ended of."""
 NOT_HANDED_ON = {
     "connection", "content-length", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
     ATTRIBUTES_HEADER.lower(),  # given back by whoever speaks to the client
@@ -78,7 +80,9 @@ def add_model_routes(
             except TimeoutError as error:
                 raise RequestError(504, f"no answer within {timeout_seconds:.0f} s") from error
             except (OSError, http.client.HTTPException) as error:
-                raise RequestError(500, f"the server of model {name!r} failed: {error!r}") from error
+                killed = process.killed.wait(NEWS_SECONDS)
+                cause = "was killed, out of memory most likely" if killed else f"failed: {error!r}"
+                raise RequestError(507 if killed else 500, f"the server of model {name!r} {cause}") from error
         answer = Response(content, status)
         for header in HANDED_BACK:
             if header in answered:

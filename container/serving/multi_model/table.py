@@ -22,7 +22,9 @@ from serving.settings import MEBIBYTE
 LOAD_SECONDS = 360.0
 """SageMaker lets a load go on for so long after it has given up the request."""
 LOADS_AT_ONCE = 8
-"""Each waits in a thread, and some are kept for everything else."""
+"""Each waits in a thread, and some are kept for everything else. So many again may wait for a name of these."""
+SERVER_BYTES = 64 * MEBIBYTE
+"""What a model's processes take besides its files, at the least."""
 CANNOT_BE_SERVED = 4
 """A server's exit code when it is the model's folder that is wrong."""
 
@@ -36,6 +38,8 @@ class Model:
     name: str
     url: str
     process: ModelProcess
+    needed_bytes: int
+    """What it was expected to take when its load began."""
     ready: bool = False
     leaving: bool = False
     running: int = 0
@@ -51,6 +55,7 @@ class Models:
         self._request_timeout_seconds = request_timeout_seconds
         self._models: dict[str, Model] = {}
         self._numbers = itertools.count()
+        self._waiters = 0
         self._changed = threading.Condition()
 
     def load(self, name: str, url: str) -> None:
@@ -66,9 +71,9 @@ class Models:
                 raise RequestError(409, f"model {name!r} is loaded already")
             if sum(not model.ready for model in self._models.values()) >= LOADS_AT_ONCE:
                 raise RequestError(503, f"{LOADS_AT_ONCE} models are being loaded")
-            self._require_room(Path(url))
+            needed_bytes = self._require_room(Path(url))
             process = ModelProcess(self._folder / str(next(self._numbers)), Path(url), self._free_gpu())
-            model = self._models[name] = Model(name, url, process)
+            model = self._models[name] = Model(name, url, process, needed_bytes)
         try:
             process.wait_until_ready(LOAD_SECONDS)
         except LoadFailed as error:
@@ -130,8 +135,17 @@ class Models:
             model = self._models.get(name)
             return model is None or (model.ready and not model.leaving)
 
-        if not self._changed.wait_for(is_settled, LOAD_SECONDS):
-            raise RequestError(503, f"model {name!r} is being loaded or unloaded")
+        if is_settled():
+            return
+        busy = RequestError(503, f"model {name!r} is being loaded or unloaded")
+        if self._waiters >= LOADS_AT_ONCE:
+            raise busy
+        self._waiters += 1
+        try:
+            if not self._changed.wait_for(is_settled, LOAD_SECONDS):
+                raise busy
+        finally:
+            self._waiters -= 1
 
     def _is_ready(self, model: Model) -> bool:
         return model.ready and not model.leaving and model.process.exit_code is None
@@ -150,7 +164,8 @@ class Models:
         if model is not None and model.ready and not model.leaving and model.process.exit_code is not None:
             _log.error("the server of model %r has ended: it is not loaded any more", name)
             del self._models[name]
-            model.process.end()
+            # It may take long where a driver hangs, and everybody waits for the table.
+            threading.Thread(target=model.process.end, name="model's end", daemon=True).start()
 
     def _end(self, model: Model) -> None:
         model.process.end()
@@ -164,16 +179,21 @@ class Models:
         used = [model.process.gpu for model in self._models.values()]
         return min(self._gpus, key=used.count, default=None)
 
-    def _require_room(self, model_dir: Path) -> None:
-        """As much as the largest of the others has, and not less than the model's files: 507 without."""
-        needed = max(
-            sum(path.stat().st_size for path in model_dir.rglob("*") if path.is_file()),
-            *(model.process.memory_bytes() for model in self._models.values()),
-            0,
+    def _require_room(self, model_dir: Path) -> int:
+        """As much as the largest of the others has, and not less than the model's files: 507 without.
+
+        What the models that are being loaded will still take is spoken for.
+        """
+        files = sum(path.stat().st_size for path in model_dir.rglob("*") if path.is_file())
+        taken = {model: model.process.memory_bytes() for model in self._models.values()}
+        needed = max(SERVER_BYTES + files, *taken.values(), 0)
+        spoken_for = sum(
+            max(0, model.needed_bytes - memory) for model, memory in taken.items() if not model.ready
         )
-        available = available_memory_bytes()
+        available = max(0, available_memory_bytes() - spoken_for)
         if available < needed:
             raise RequestError(
                 507,
                 f"no memory for another model: {needed // MEBIBYTE} MiB wanted, {available // MEBIBYTE} MiB left",
             )
+        return needed

@@ -1,0 +1,149 @@
+"""A client's connection: how long it is waited for, and what it has yet to take of its answers.
+
+A client that is slow holds no thread: what it does not take at once is kept, and the main loop sends it
+(`slow_clients`). Only where no room is left to keep it does the thread wait.
+"""
+
+import contextlib
+import math
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+STALL_SECONDS = 20.0
+"""A client that sends or takes nothing for so long is given up."""
+BYTES_PER_SECOND = 65_536
+"""So is one that is slower than this, however regular: each byte earns it that much time, and no more is saved up."""
+KEPT_ANYWAY_BYTES = 65_536
+"""Of any client's answers: what a health check is told must never wait."""
+
+
+class Room:
+    """Memory that the slow clients of a worker share."""
+
+    def __init__(self, free_bytes: int) -> None:
+        self._free_bytes = free_bytes
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> bool:
+        """Whether so many bytes were free; then they are taken."""
+        with self._lock:
+            if count > self._free_bytes:
+                return False
+            self._free_bytes -= count
+            return True
+
+    def give(self, count: int) -> None:
+        """Give back what was taken."""
+        with self._lock:
+            self._free_bytes += count
+
+
+class ClientSocket(socket.socket):
+    """An accepted connection. One thread at a time uses it: the main loop, or the one that it was given to."""
+
+    def __init__(self, accepted: socket.socket, room: Room, stall_seconds: float) -> None:
+        super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+        self.setblocking(False)
+        self.deadline = math.inf
+        """Until when (monotonic) the client is waited for."""
+        self.is_whole = True
+        """Whether all of the request had come before a thread began with it."""
+        self.request_id: str | None = None
+        self.must_close: Callable[[], None] = lambda: None
+        """Let the answer say that the connection is closed after it."""
+        self.when_read: Callable[[], Any] | None = None
+        """Called once the body has been read."""
+        self.when_gone: Callable[[], Any] | None = None
+        """Called when the client is found to have left, while it is not None."""
+        self._end = math.inf
+        self._room = room
+        self._room_bytes = 0
+        self._stall_seconds = stall_seconds
+        self._unsent: deque[memoryview] = deque()
+        self.unsent_bytes = 0
+
+    def wait_from_now(self, *, until: float = math.inf) -> None:
+        """Begin to wait for the client, in no case longer than `until` (monotonic)."""
+        self._end = until
+        self.deadline = min(time.monotonic() + self._stall_seconds, until)
+
+    def _earn(self, count: int) -> None:
+        earned = self.deadline + count / BYTES_PER_SECOND
+        self.deadline = min(time.monotonic() + self._stall_seconds, earned, self._end)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Wait for bytes. Raises TimeoutError at the deadline."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the client sends nothing more")
+        self.settimeout(left)
+        piece = super().recv(size, flags)
+        self._earn(len(piece))
+        return piece
+
+    def recv_now(self, size: int) -> bytes:
+        """What has come, at most `size` bytes. Raises BlockingIOError where nothing has."""
+        self.setblocking(False)
+        piece = super().recv(size)
+        self._earn(len(piece))
+        return piece
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Send it, or keep what the client does not take. Raises TimeoutError where neither can be done."""
+        if not self._unsent:
+            self.wait_from_now()
+        self._unsent.append(memoryview(data))
+        self.unsent_bytes += len(data)
+        self.send_unsent()
+        while not self._keep():
+            left = self.deadline - time.monotonic()
+            poll = select.poll()
+            poll.register(self, select.POLLOUT)
+            if left <= 0 or not poll.poll(left * 1000):
+                raise TimeoutError("the client does not take its answer")
+            self.send_unsent()
+
+    def send_unsent(self) -> None:
+        """Send as much of it as the client takes now."""
+        self.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while self._unsent:
+                sent = super().send(self._unsent[0])
+                self._earn(sent)
+                self.unsent_bytes -= sent
+                self._unsent[0] = self._unsent[0][sent:]
+                if not self._unsent[0]:
+                    self._unsent.popleft()
+        if not self._unsent:
+            self._give_room()
+
+    def _keep(self) -> bool:
+        missing = self.unsent_bytes - KEPT_ANYWAY_BYTES - self._room_bytes
+        if missing <= 0:
+            return True
+        if not self._room.take(missing):
+            return False
+        self._room_bytes += missing
+        return True
+
+    def _give_room(self) -> None:
+        self._room.give(self._room_bytes)
+        self._room_bytes = 0
+
+    def is_gone(self) -> bool:
+        """Whether the client has closed its side: it does not wait for an answer."""
+        poll = select.poll()
+        poll.register(self, select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Forget what was not sent."""
+        self._unsent.clear()
+        self.unsent_bytes = 0
+        self._give_room()
+        super().close()
