@@ -22,14 +22,16 @@ from serving_benchmark import workload  # noqa: E402
 from serving_benchmark.in_process import InProcess, Way  # noqa: E402
 from serving_benchmark.load import closed_loop  # noqa: E402
 from serving_benchmark.results import Results  # noqa: E402
-from serving_benchmark.servers import Kind, Server, litserve, ours  # noqa: E402
+from serving_benchmark.servers import Kind, Server, litserve, ours, plain_flask  # noqa: E402
 
 LITSERVE = "litserve==0.2.19"
 ENGINES = ("eager", "onnx")
+ROUNDED = "bfloat16"
+"""Measured too where the processor computes in it; its answers are others, so it is beside nobody."""
 BATCHES = (1, 2, 4, 8)
 CONNECTIONS = (1, 8, 32)
 NULL_CONNECTIONS = 8
-PARITY_DEGREES = 0.1
+PARITY_DEGREES, ROUNDED_DEGREES = 0.1, 0.3
 
 
 def main() -> None:
@@ -50,7 +52,8 @@ def main() -> None:
         try:
             servers = measure_starts(kinds, body, folder, results)
             check_answers(servers)
-            ways = {engine: best_ways(limit, engine, results) for engine in ENGINES}
+            engines = (*ENGINES, *([ROUNDED] if has_bfloat16() else []))
+            ways = {engine: best_ways(limit, engine, results) for engine in engines}
             for number in range(arguments.rounds):
                 say(f"round {number + 1}")
                 measure_work(servers, limit, ways, results)
@@ -96,7 +99,7 @@ def python_with_litserve(folder: Path) -> Path:
 
 def contenders(folder: Path, cores: int, litserve_python: Path | None) -> tuple[list[Kind], list[Kind]]:
     """The servers with the model, and those with none."""
-    kinds, null_kinds = [], [ours("ours", folder / "nothing", package="null_model")]
+    kinds, null_kinds = [], [ours("ours", folder / "nothing", package="null_model"), plain_flask()]
     settings = {"OMP_NUM_THREADS": str(cores), "OMP_WAIT_POLICY": "PASSIVE"}
     for engine in ENGINES:
         kinds.append(ours(f"ours, {engine}", folder / "model", ENGINE=engine))
@@ -104,11 +107,18 @@ def contenders(folder: Path, cores: int, litserve_python: Path | None) -> tuple[
             kinds.append(
                 litserve(f"LitServe, {engine}", litserve_python, folder / "model", ENGINE=engine, **settings)
             )
+    if has_bfloat16():
+        kinds.append(ours(f"ours, {ROUNDED}", folder / "model", ENGINE=ROUNDED))
     if litserve_python:
         null_kinds.append(
             litserve("LitServe", litserve_python, folder / "nothing", ENGINE="null", **settings)
         )
     return kinds, null_kinds
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor computes in it."""
+    return bool({"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text().split()))
 
 
 def start(kind: Kind, body: bytes, folder: Path) -> Server:
@@ -143,7 +153,7 @@ def check_answers(servers: list[Server]) -> None:
     first, *others = ((server.kind.name, workload.normals_of(server.answer)) for server in servers)
     for name, normals in others:
         difference = workload.mean_angle_degrees(first[1], normals)
-        if difference > PARITY_DEGREES:
+        if difference > (ROUNDED_DEGREES if ROUNDED in name else PARITY_DEGREES):
             raise ValueError(f"the normals of {name} are {difference:.3f} degrees from those of {first[0]}")
 
 
