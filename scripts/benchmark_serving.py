@@ -46,7 +46,7 @@ def main() -> None:
         workload.make_model(folder / "model", arguments.size)
         workload.make_null_model(folder / "nothing")
         body = workload.picture()
-        kinds, null_kinds = contenders(folder, results.cores, litserve_python)
+        kinds, null_kinds = contenders(folder, results.cores, litserve_python, arguments.workers)
         servers: list[Server] = []
         limit = InProcess(folder / "model")
         try:
@@ -78,6 +78,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of which the medians are taken (3)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement (5)")
     parser.add_argument("--size", default="S", help="the network: tiny, S, M or L (S)")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[], help="also ours with so many workers, as on a large GPU"
+    )
     parser.add_argument("--without-litserve", action="store_true", help="do not install it, leave it out")
     parser.add_argument("--output-dir", type=Path, default=ROOT / ".bench", help="where results go (.bench)")
     return parser.parse_args()
@@ -97,12 +100,17 @@ def python_with_litserve(folder: Path) -> Path:
     return python
 
 
-def contenders(folder: Path, cores: int, litserve_python: Path | None) -> tuple[list[Kind], list[Kind]]:
+def contenders(
+    folder: Path, cores: int, litserve_python: Path | None, workers: list[int]
+) -> tuple[list[Kind], list[Kind]]:
     """The servers with the model, and those with none."""
     kinds, null_kinds = [], [ours("ours", folder / "nothing", package="null_model"), plain_flask()]
     settings = {"OMP_NUM_THREADS": str(cores), "OMP_WAIT_POLICY": "PASSIVE"}
     for engine in ENGINES:
         kinds.append(ours(f"ours, {engine}", folder / "model", ENGINE=engine))
+        for number in workers:
+            more = {"ENGINE": engine, "SAGEMAKER_MODEL_SERVER_WORKERS": str(number)}
+            kinds.append(ours(f"ours x{number}, {engine}", folder / "model", **more))
         if litserve_python:
             kinds.append(
                 litserve(f"LitServe, {engine}", litserve_python, folder / "model", ENGINE=engine, **settings)
