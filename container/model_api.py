@@ -24,6 +24,13 @@ unlike that:
     `describe(input, output)`  a number for each of these figures, of one answered request; it is called in many
                threads at once, and should take a millisecond.
 
+A `Predictor` that would end its process where the host's memory ends, rather than raise, offers
+    `memory_bytes(input)`  what predicting this input takes, beside the model. Batches are then made no larger than
+               there is room for, and an input for which there is none is refused (413).
+
+One that predicts faster in several threads, an input in each, than in batches has
+    `lanes`    in how many: `predict` is then called in so many threads at once, with one input.
+
 One rule on errors. ValueError is the caller's fault: wrong bytes in `decode`, wrong data or
 hyperparameters in `train`. It may carry a `status` attribute, a 4xx number, where 400 is too
 coarse. Anything else is ours. Everything that crosses is plain: bytes, str, numbers, Path, dict,
@@ -75,7 +82,7 @@ class Histogram(TypedDict):
 
 
 class Predictor(Protocol):
-    """A loaded model. `decode` and `encode` run in many threads at once, `predict` in one."""
+    """A loaded model. `decode` and `encode` run in many threads at once, `predict` in one (or in `lanes`)."""
 
     request_types: Sequence[str]
     """Media types `decode` takes; the first stands for a request that names none."""

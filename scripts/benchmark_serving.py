@@ -22,14 +22,16 @@ from serving_benchmark import workload  # noqa: E402
 from serving_benchmark.in_process import InProcess, Way  # noqa: E402
 from serving_benchmark.load import closed_loop  # noqa: E402
 from serving_benchmark.results import Results  # noqa: E402
-from serving_benchmark.servers import Kind, Server, litserve, ours  # noqa: E402
+from serving_benchmark.servers import Kind, Server, litserve, ours, plain_flask  # noqa: E402
 
 LITSERVE = "litserve==0.2.19"
 ENGINES = ("eager", "onnx")
+ROUNDED = "bfloat16"
+"""Measured too where the processor computes in it; its answers are others, so it is beside nobody."""
 BATCHES = (1, 2, 4, 8)
 CONNECTIONS = (1, 8, 32)
 NULL_CONNECTIONS = 8
-PARITY_DEGREES = 0.1
+PARITY_DEGREES, ROUNDED_DEGREES = 0.1, 0.3
 
 
 def main() -> None:
@@ -44,13 +46,14 @@ def main() -> None:
         workload.make_model(folder / "model", arguments.size)
         workload.make_null_model(folder / "nothing")
         body = workload.picture()
-        kinds, null_kinds = contenders(folder, results.cores, litserve_python)
+        kinds, null_kinds = contenders(folder, results.cores, litserve_python, arguments.workers)
         servers: list[Server] = []
         limit = InProcess(folder / "model")
         try:
             servers = measure_starts(kinds, body, folder, results)
             check_answers(servers)
-            ways = {engine: best_ways(limit, engine, results) for engine in ENGINES}
+            engines = (*ENGINES, *([ROUNDED] if has_bfloat16() else []))
+            ways = {engine: best_ways(limit, engine, results) for engine in engines}
             for number in range(arguments.rounds):
                 say(f"round {number + 1}")
                 measure_work(servers, limit, ways, results)
@@ -75,6 +78,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of which the medians are taken (3)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement (5)")
     parser.add_argument("--size", default="S", help="the network: tiny, S, M or L (S)")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[], help="also ours with so many workers, as on a large GPU"
+    )
     parser.add_argument("--without-litserve", action="store_true", help="do not install it, leave it out")
     parser.add_argument("--output-dir", type=Path, default=ROOT / ".bench", help="where results go (.bench)")
     return parser.parse_args()
@@ -94,21 +100,33 @@ def python_with_litserve(folder: Path) -> Path:
     return python
 
 
-def contenders(folder: Path, cores: int, litserve_python: Path | None) -> tuple[list[Kind], list[Kind]]:
+def contenders(
+    folder: Path, cores: int, litserve_python: Path | None, workers: list[int]
+) -> tuple[list[Kind], list[Kind]]:
     """The servers with the model, and those with none."""
-    kinds, null_kinds = [], [ours("ours", folder / "nothing", package="null_model")]
+    kinds, null_kinds = [], [ours("ours", folder / "nothing", package="null_model"), plain_flask()]
     settings = {"OMP_NUM_THREADS": str(cores), "OMP_WAIT_POLICY": "PASSIVE"}
     for engine in ENGINES:
         kinds.append(ours(f"ours, {engine}", folder / "model", ENGINE=engine))
+        for number in workers:
+            more = {"ENGINE": engine, "SAGEMAKER_MODEL_SERVER_WORKERS": str(number)}
+            kinds.append(ours(f"ours x{number}, {engine}", folder / "model", **more))
         if litserve_python:
             kinds.append(
                 litserve(f"LitServe, {engine}", litserve_python, folder / "model", ENGINE=engine, **settings)
             )
+    if has_bfloat16():
+        kinds.append(ours(f"ours, {ROUNDED}", folder / "model", ENGINE=ROUNDED))
     if litserve_python:
         null_kinds.append(
             litserve("LitServe", litserve_python, folder / "nothing", ENGINE="null", **settings)
         )
     return kinds, null_kinds
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor computes in it."""
+    return bool({"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text().split()))
 
 
 def start(kind: Kind, body: bytes, folder: Path) -> Server:
@@ -143,7 +161,7 @@ def check_answers(servers: list[Server]) -> None:
     first, *others = ((server.kind.name, workload.normals_of(server.answer)) for server in servers)
     for name, normals in others:
         difference = workload.mean_angle_degrees(first[1], normals)
-        if difference > PARITY_DEGREES:
+        if difference > (ROUNDED_DEGREES if ROUNDED in name else PARITY_DEGREES):
             raise ValueError(f"the normals of {name} are {difference:.3f} degrees from those of {first[0]}")
 
 

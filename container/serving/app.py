@@ -93,7 +93,7 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
         health.loading_done()
         work = WorkReport(metrics, work_address, lambda: None)
     else:
-        model = ModelHost(settings, run_directory(), health, metrics)
+        model = ModelHost(settings, run_directory(), health, metrics, workers=workers)
         model.start()
         add_routes_of_one(app, settings, Invocations(settings, model, gate, health, metrics), workers)
         work = WorkReport(metrics, work_address, lambda: model.drift)

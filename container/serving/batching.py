@@ -1,4 +1,4 @@
-"""Between a request's thread and the model: what waits goes through together, in one thread.
+"""Between a request's thread and the model: what waits goes through together, in the model's thread.
 
     submit -> waiting -> take (of one group, at most max_batch) -> predict -> each request's Future
 
@@ -7,6 +7,7 @@ its worst input, it does to no other: a batch that fails is halved and tried aga
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -44,8 +45,8 @@ class Job:
 class Batcher:
     """Hands inputs to `predict`, which takes a list of inputs of one group and returns as many outputs.
 
-    `group_of` tells an input's group; `queue_changed` is told how many inputs wait (whoever submits bounds
-    that number), `waited` how many seconds each of them did.
+    `group_of` tells an input's group, `most_of` how many like it there is memory for; `queue_changed` is told how
+    many inputs wait (whoever submits bounds that number), `waited` how many seconds each of them did.
     """
 
     def __init__(
@@ -56,19 +57,26 @@ class Batcher:
         queue_changed: Callable[[int], None],
         waited: Callable[[float], None],
         group_of: Callable[[Any], Hashable] = shape_of,
+        most_of: Callable[[Any], float] = lambda value: math.inf,
     ) -> None:
         self._model = predict
         self._max_batch = max_batch
         self._group_of = group_of
+        self._most_of = most_of
         self._ceilings: dict[Hashable, int] = {}  # of the groups for which max_batch is too much
         self._queue_changed = queue_changed
         self._waited = waited
         self._waiting: deque[Job] = deque()
         self._arrived = threading.Condition()
-        self._began: float | None = None
+        self._began: dict[int, float] = {}  # of each thread that predicts
 
     def submit(self, value: Any) -> "Future[Any]":
-        """Queue one input; its output, or what `predict` raised for it alone, is the future's."""
+        """Queue one input; its output, or what `predict` raised for it alone, is the future's.
+
+        Raises MemoryError where there is no room for it even alone.
+        """
+        if self._most_of(value) < 1:
+            raise MemoryError("no room for this input, even alone")
         job = Job(value, self._group_of(value))
         with self._arrived:
             self._waiting.append(job)
@@ -78,27 +86,28 @@ class Batcher:
 
     @property
     def running_seconds(self) -> float:
-        """For how long the model has been at what it is doing now; 0 when it waits."""
-        began = self._began
-        return 0.0 if began is None else time.monotonic() - began
+        """For how long the model has been at what it is doing now, the longest of its threads; 0 when it waits."""
+        now = time.monotonic()
+        return now - min(self._began.copy().values(), default=now)
 
     def run(self) -> None:
-        """Predict for ever, in the calling thread."""
+        """Predict for ever, in the calling thread: one, or as many as the model may be called in at once."""
+        thread = threading.get_ident()
         while True:
             jobs = [job for job in self._take() if job.output.set_running_or_notify_cancel()]
-            self._began = time.monotonic()
+            self._began[thread] = now = time.monotonic()
             for job in jobs:
-                self._waited(self._began - job.queued)
+                self._waited(now - job.queued)
             self._predict(jobs)
-            self._began = None
+            del self._began[thread]
 
     def _take(self) -> list[Job]:
         """Wait for an input; return it, the oldest, and the next ones of its group."""
         with self._arrived:
             self._arrived.wait_for(lambda: self._waiting)
             group = self._waiting[0].group
-            limit = self._ceilings.get(group, self._max_batch)
-            jobs = [job for job in self._waiting if job.group == group][:limit]
+            limit = min(self._ceilings.get(group, self._max_batch), self._most_of(self._waiting[0].input))
+            jobs = [job for job in self._waiting if job.group == group][: int(limit)]
             for job in jobs:
                 self._waiting.remove(job)
             self._queue_changed(len(self._waiting))

@@ -12,8 +12,10 @@ TOTAL_MB = 100
 """SageMaker's limit for MaxConcurrentTransforms x MaxPayloadInMB."""
 USUAL_PAYLOAD_MB = 6
 """SageMaker's default, which holds a camera's JPEG."""
+PREDICTION_SHARE = 2 / 3
+"""Of the memory that is left beside the models: what goes through one at the same time is kept within it."""
 MEMORY_PER_PAYLOAD_BYTE = 100
-"""A byte of a JPEG is about three pixels, and a pixel about 30 bytes: decoded, predicted, encoded."""
+"""Of the rest. A byte of a JPEG is about three pixels, and a pixel about 30 bytes: decoded, its normals, encoded."""
 BATCHES_AHEAD = 2
 """One with the model, the next being decoded."""
 
@@ -27,7 +29,7 @@ def execution_parameters(settings: Settings, *, workers: int, memory_bytes: int)
     payload_mb = settings.max_payload_mb or USUAL_PAYLOAD_MB
     concurrent = settings.max_concurrent_transforms or min(
         workers * min(BATCHES_AHEAD * settings.max_batch, settings.max_queue),
-        memory_bytes // (payload_mb * MEBIBYTE * MEMORY_PER_PAYLOAD_BYTE),
+        int((1 - PREDICTION_SHARE) * memory_bytes) // (payload_mb * MEBIBYTE * MEMORY_PER_PAYLOAD_BYTE),
         TOTAL_MB // payload_mb,
     )
     concurrent = max(1, concurrent)

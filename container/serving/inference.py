@@ -62,12 +62,17 @@ class Inference:
             body, declared = _unwrapped(body), None
         media_type = carried_type(declared, body, self._predictor.request_types)
         try:
-            with self._metrics.stage.labels("decode").time():
+            with self._metrics.decode.time():
                 value = self._predictor.decode(body, media_type)
         except ValueError as error:
             status = getattr(error, "status", 400)
             raise RequestError(status if 400 <= status < 500 else 400, str(error)) from error
-        return Pending(value, self._batcher.submit(value))
+        try:
+            return Pending(value, self._batcher.submit(value))
+        except MemoryError:
+            raise RequestError(
+                413, "predicting this input takes more memory than this host has: send a smaller one"
+            ) from None
 
     def result(self, pending: Pending) -> Any:
         """What the model made of it. Raises RequestError 499, 504 or 507, or what the model raised."""
@@ -96,7 +101,7 @@ class Inference:
 
     def encode(self, output: Any, media_type: str) -> bytes:
         """An output of the model as the bytes of an answer; `media_type` has all choices spelt out."""
-        with self._metrics.stage.labels("encode").time():
+        with self._metrics.encode.time():
             return self._predictor.encode(output, media_type)
 
 

@@ -1,6 +1,7 @@
-"""The one thread of a worker that touches the model: finds it, loads it, then predicts for ever."""
+"""The thread of a worker that touches the model: finds it, loads it, then predicts for ever."""
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Hashable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from model_api import ModelPackageError, Predictor, load_predictor
 from serving.batching import Batcher, shape_of
 from serving.drift import DriftWatch, open_watch
+from serving.execution_parameters import PREDICTION_SHARE, available_memory_bytes
 from serving.failure import leave_with
 from serving.health import Health
 from serving.media_types import JSON, JSON_LINES, AnswerType, Offer, default_answer
@@ -33,9 +35,15 @@ class LoadedModel:
     """Its answer to a request that asks for nothing."""
     group_of: Callable[[Any], Hashable]
     """Which inputs may go through it together."""
+    memory_bytes: Callable[[Any], int]
+    """What predicting an input takes; 0 where the model says nothing."""
+    lanes: int
+    """In how many threads it predicts at once, an input each; 1: in one, batches."""
+    room_bytes: float
+    """What there is for that."""
 
     @classmethod
-    def of(cls, predictor: Predictor, default_accept: str | None) -> "LoadedModel":
+    def of(cls, predictor: Predictor, default_accept: str | None, room_bytes: float) -> "LoadedModel":
         """Raises ValueError when the model does not make `default_accept`."""
         offers = tuple(Offer.parse(text) for text in predictor.response_types)
         default = default_answer(default_accept, offers) if default_accept else offers[0].usual()
@@ -45,7 +53,22 @@ class LoadedModel:
                 f"{list(predictor.response_types)}"
             )
         request_types = tuple(dict.fromkeys([*predictor.request_types, JSON, JSON_LINES]))
-        return cls(predictor, request_types, offers, default, getattr(predictor, "batch_key", shape_of))
+        return cls(
+            predictor,
+            request_types,
+            offers,
+            default,
+            getattr(predictor, "batch_key", shape_of),
+            getattr(predictor, "memory_bytes", lambda value: 0),
+            getattr(predictor, "lanes", 1),
+            room_bytes,
+        )
+
+    def most_of(self, value: Any) -> float:
+        """How many inputs like this one may go through it together: below 1, there is no room for even one."""
+        needed = self.memory_bytes(value)
+        room = self.room_bytes / self.lanes / needed if needed else math.inf
+        return min(room, 1) if self.lanes > 1 else room
 
 
 class ModelHost:
@@ -56,9 +79,16 @@ class ModelHost:
     """
 
     def __init__(
-        self, settings: Settings, run_directory: Path, health: Health, metrics: RequestMetrics
+        self,
+        settings: Settings,
+        run_directory: Path,
+        health: Health,
+        metrics: RequestMetrics,
+        *,
+        workers: int,
     ) -> None:
         self._settings = settings
+        self._workers = workers
         self._run_directory = run_directory
         self._health = health
         self._metrics = metrics
@@ -71,7 +101,8 @@ class ModelHost:
             max_batch=settings.max_batch,
             queue_changed=metrics.queue_depth.set,
             group_of=self._group_of,
-            waited=metrics.stage.labels("queue").observe,
+            most_of=self._most_of,
+            waited=metrics.queue.observe,
         )
 
     def start(self) -> None:
@@ -92,6 +123,12 @@ class ModelHost:
                     self._run_directory,
                 )
             return
+        assert self.loaded is not None
+        for _ in range(1, self.loaded.lanes):
+            threading.Thread(target=self._predict_for_ever, name="model", daemon=True).start()
+        self._predict_for_ever()
+
+    def _predict_for_ever(self) -> None:
         try:
             self.batcher.run()
         except BaseException:  # noqa: BLE001 (for example a model that calls sys.exit)
@@ -106,7 +143,8 @@ class ModelHost:
             settings.model_package, folder, engine=settings.engine, threads=settings.threads
         )
         self.drift = open_watch(predictor) if settings.gpu_metrics else None
-        self.loaded = LoadedModel.of(predictor, settings.default_accept)
+        room_bytes = PREDICTION_SHARE * available_memory_bytes() / self._workers
+        self.loaded = LoadedModel.of(predictor, settings.default_accept, room_bytes)
         self._health.loading_done()
         _log.info("ready: takes %s, makes %s", list(predictor.request_types), list(predictor.response_types))
 
@@ -114,10 +152,14 @@ class ModelHost:
         assert self.loaded is not None
         return self.loaded.group_of(value)
 
+    def _most_of(self, value: Any) -> float:
+        assert self.loaded is not None
+        return self.loaded.most_of(value)
+
     def _predict(self, inputs: list[Any]) -> list[Any]:
         assert self.loaded is not None
         self._metrics.batch_size.observe(len(inputs))
-        with self._metrics.stage.labels("predict").time():
+        with self._metrics.predict.time():
             return self.loaded.predictor.predict(inputs)
 
 

@@ -85,6 +85,10 @@ class RequestMetrics:
             registry=None,
         )
 
+        # Found once: to look a label up for each request takes longer than to count it.
+        self.decode, self.queue, self.predict, self.encode = (
+            self.stage.labels(name) for name in ("decode", "queue", "predict", "encode")
+        )
         self._reserve_disk()
 
     def _reserve_disk(self) -> None:

@@ -164,8 +164,9 @@ class Settings:
         metadata=variable(
             "ENGINE",
             str,
-            "what computes the predictions, of those that the model offers: `eager` (torch) or `onnx` "
-            "(ONNX Runtime, on the CPU); unset: `onnx` on a CPU where the model was exported, else `eager`",
+            "what computes the predictions, of those that the model offers: `eager` (torch), `bfloat16` (the same, "
+            "its encoder rounded so) or `onnx` (ONNX Runtime, on the CPU); unset: `onnx` on a CPU where the model "
+            "was exported, else `eager`",
         ),
     )
     default_accept: str | None = field(

@@ -23,6 +23,8 @@ MAX_PIXELS = 25_000_000
 25 million covers a 6000x4000 camera and needs some gigabytes of memory to predict at once."""
 MAX_TILED_PIXELS = 50_000_000
 """The same where large ones are predicted in tiles: covers an 8000x6000 camera, whose normals alone are 0.6 GB."""
+TILED_BYTES_PER_PIXEL, TILE_BYTES = 40, 2_800_000_000
+"""Memory that such a picture takes: of itself and its answer, and of the tile that is under way."""
 
 PICTURE_FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 NPY = "application/x-npy"

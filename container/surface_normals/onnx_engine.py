@@ -9,8 +9,11 @@ import hashlib
 import json
 import logging
 import os
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +21,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from surface_normals.codecs import MAX_PIXELS, MAX_TILED_PIXELS
+from surface_normals.codecs import MAX_PIXELS, MAX_TILED_PIXELS, TILE_BYTES, TILED_BYTES_PER_PIXEL
 from surface_normals.description import WEIGHTS, can_tile, read_description
 
 if TYPE_CHECKING:
     from surface_normals.torch_engine import TorchEngine
 
 PROGRAM, FACTS = "model.onnx", "export.json"
+BYTES_PER_PIXEL = 550
+"""At the peak of a picture's way through the program: 160 (`tiny`) to 490 (`M`) were measured."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,9 +37,10 @@ _log = logging.getLogger(__name__)
 class OnnxEngine:
     """The network of `model_dir`, computed by `threads` threads; None: one for each core.
 
-    All threads work on a picture that is alone. Of several, each thread takes one at a time: threads
-    that need not wait for each other after every layer are faster, and stay so on a busy host. A picture of
-    more than `whole_pixels` goes through torch, in tiles; where that cannot be, none is taken.
+    All threads work on a picture that is alone. Of several, in one call or in as many calls at once, each
+    thread takes one at a time: threads that need not wait for each other after every layer are faster, and stay
+    so on a busy host. A picture of more than `whole_pixels` goes through torch, in tiles; where that cannot
+    be, none is taken.
 
     Raises ValueError when the folder has no model.onnx that was made of its weights.
     """
@@ -48,29 +54,58 @@ class OnnxEngine:
         self._whole_pixels = whole_pixels
         has_tiles = find_spec("torch") is not None and can_tile(description["architecture"]["encoder"])
         self.max_pixels = MAX_TILED_PIXELS if has_tiles else MAX_PIXELS
-        self._threads = threads = threads or len(os.sched_getaffinity(0))
+        self.lanes = self._threads = threads = threads or len(os.sched_getaffinity(0))
         self._for_one = _session(model_dir / PROGRAM, threads)
         self._for_each = self._for_one if threads == 1 else _session(model_dir / PROGRAM, 1)
         self._pool = ThreadPoolExecutor(threads, "onnx")
+        self._calls = 0  # that are under way
+        self._counting = threading.Lock()
+        self._torch: TorchEngine | None = None
+        self._loading = threading.Lock()
+
+    def peak_bytes(self, height: int, width: int) -> int:
+        """What one picture takes of the host's memory."""
+        if height * width > self._whole_pixels:
+            return TILED_BYTES_PER_PIXEL * height * width + TILE_BYTES
+        return BYTES_PER_PIXEL * height * width
 
     def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Pictures (B, H, W, 3), H and W multiples of `stride`, to normals (B, H, W, 3) and expected errors
         (B, H, W) in degrees."""
         if pictures[0, :, :, 0].size > self._whole_pixels:
-            return self._in_tiles.run(pictures)
+            return self._in_tiles().run(pictures)
         if len(pictures) == 1:
-            return _run(self._for_one, pictures)
+            with self._call() as is_alone:
+                return _run(self._for_one if is_alone else self._for_each, pictures)
         each = self._pool.map(partial(_run, self._for_each), np.split(pictures, len(pictures)))
         normals, errors = zip(*each, strict=True)
         return np.concatenate(normals), np.concatenate(errors)
 
-    @cached_property
+    @contextmanager
+    def _call(self) -> Iterator[bool]:
+        """Whether no other call is under way."""
+        with self._counting:
+            self._calls += 1
+            is_alone = self._calls == 1
+        try:
+            yield is_alone
+        finally:
+            with self._counting:
+                self._calls -= 1
+
     def _in_tiles(self) -> "TorchEngine":
         """The same network in torch, from the first large picture on."""
         from surface_normals.torch_engine import load_engine  # seconds and memory that few pictures need
 
-        _log.info("a picture of more than %d pixels: torch predicts such, in tiles", self._whole_pixels)
-        return load_engine(self._model_dir, self._threads, device="cpu", whole_pixels=self._whole_pixels)
+        with self._loading:
+            if self._torch is None:
+                _log.info(
+                    "a picture of more than %d pixels: torch predicts such, in tiles", self._whole_pixels
+                )
+                self._torch = load_engine(
+                    self._model_dir, self._threads, device="cpu", whole_pixels=self._whole_pixels
+                )
+            return self._torch
 
 
 def _session(program: Path, threads: int) -> Any:

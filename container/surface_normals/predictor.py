@@ -22,7 +22,7 @@ from surface_normals.device import has_gpu_driver
 from surface_normals.drift_figures import describe
 from surface_normals.onnx_engine import OnnxEngine, has_onnx
 
-ENGINES = ("eager", "onnx")
+ENGINES = ("eager", "bfloat16", "onnx")
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,11 @@ class Engine(Protocol):
     """Sides must be a multiple of it."""
     max_pixels: int
     """A larger picture is refused."""
+    lanes: int
+    """How many calls of `run` with one picture, at once, are faster than one call with as many."""
+
+    def peak_bytes(self, height: int, width: int) -> int:
+        """What a picture of this size takes of the host's memory while it is predicted; 0 where that is little."""
 
     def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Pictures (B, H, W, 3) to normals (B, H, W, 3) and expected errors (B, H, W) in degrees."""
@@ -57,6 +62,7 @@ class SurfaceNormalPredictor:
 
     def __init__(self, engine: Engine, reference: Mapping[str, Any] | None = None) -> None:
         self._engine = engine
+        self.lanes = engine.lanes
         self.reference = reference or {}
         """How the pictures of the validation were, by the figures of `describe`; empty without one."""
 
@@ -68,6 +74,10 @@ class SurfaceNormalPredictor:
         """The size that the network sees: pictures that are padded to the same go together."""
         height, width = (side + -side % self._engine.stride for side in picture.shape[:2])
         return height, width
+
+    def memory_bytes(self, picture: codecs.Picture) -> int:
+        """What its prediction takes of the host's memory."""
+        return self._engine.peak_bytes(*self.batch_key(picture))
 
     def predict(self, inputs: list[codecs.Picture]) -> list[NormalMap]:
         """Pictures uint8 (H, W, 3) of one `batch_key` to their normal maps."""
@@ -98,7 +108,8 @@ def load(model_dir: Path, *, engine: str | None = None, threads: int | None = No
     `engine`: one of ENGINES; None: `onnx` on a CPU where the model has been exported, it is the faster
     one there, and where torch is not installed, else `eager`. `threads` of a CPU's compute; None: as the
     engine thinks best.
-    Raises ValueError when the folder holds no model of ours, RuntimeError when the GPU is unusable.
+    Raises ValueError when the folder holds no model of ours, or one that cannot go through that engine;
+    RuntimeError when the GPU is unusable, or the processor is not made for that engine.
     """
     if engine is None:
         is_cpu = not has_gpu_driver() and has_onnx(model_dir)
@@ -115,4 +126,4 @@ def _load_engine(name: str, model_dir: Path, threads: int | None) -> Engine:
         return OnnxEngine(model_dir, threads)
     from surface_normals.torch_engine import load_engine  # seconds, and absent where only ONNX is served
 
-    return load_engine(model_dir, threads)
+    return load_engine(model_dir, threads, bfloat16=name == "bfloat16")

@@ -103,6 +103,8 @@ class Results:
             limit = self._of(f"limit, {engine}", "rate")
             panel.axhline(limit, color="0.3", linestyle="--", linewidth=1, label="limit, no server")
             for place, program in enumerate(programs):
+                if f"{program}, {engine}" not in servers:
+                    continue
                 rates = [self._of(f"{program}, {engine}", f"rate_{n}") for n in (1, 8, 32)]
                 shift = 0.8 * (place - (len(programs) - 1) / 2) / len(programs)
                 panel.bar([index + shift for index in range(3)], rates, 0.8 / len(programs), label=program)

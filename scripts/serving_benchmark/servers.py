@@ -45,6 +45,13 @@ def litserve(name: str, python: Path, model_dir: Path, **settings: str) -> Kind:
     return Kind(name, command, environment, "/health", "/predict")
 
 
+def plain_flask() -> Kind:
+    """What one would write without this project, of no model: the least that Flask and Gunicorn cost."""
+    command = "-m gunicorn --chdir {here} --bind 127.0.0.1:{{port}} --threads 8 plain_flask:app"
+    words = command.format(here=HERE).split()
+    return Kind("plain Flask", (sys.executable, *words), {})
+
+
 class Server:
     """A running one. `first_200_seconds`, `first_answer_seconds`: from its start."""
 

@@ -79,6 +79,22 @@ def test_a_serverless_endpoints_memory_is_enough_and_batch_transform_is_told_so(
     assert [json.loads(record)["width"] for record in answer.text.split("\n")] == [SIZE[0]] * 20
 
 
+def test_a_picture_that_the_memory_has_no_room_for_is_refused_and_the_server_lives(
+    containers, serve_image, model_mount
+):
+    """A phone's 12 million pixels on a serverless endpoint's 3 GB."""
+    container, url = containers.server(serve_image, volumes=model_mount, mem_limit="3g")
+    file = io.BytesIO()
+    Image.new("RGB", (4000, 3000), "olive").save(file, "JPEG")
+    answer = requests.post(f"{url}/invocations", file.getvalue(), timeout=60)
+    assert answer.status_code == 413
+    assert "memory" in answer.json()["message"]
+
+    assert_unit_normals(invoke(url))
+    container.reload()
+    assert container.attrs["State"]["OOMKilled"] is False
+
+
 def test_no_network_no_root_and_nothing_writable_but_the_temporary_folder(
     containers, serve_image, model_mount
 ):

@@ -52,6 +52,38 @@ def test_only_inputs_of_one_shape_share_a_batch_and_the_oldest_goes_first():
     assert [[value.shape for value in batch] for batch in model.batches] == [[(2, 2)] * 2, [(3, 3)] * 2]
 
 
+def test_no_more_go_together_than_there_is_memory_for():
+    model = RecordingModel()
+    futures, _ = run(model, [1, 2, 3, 4, 5], most_of=lambda value: 2.9 if value < 4 else 1.0)
+    assert results(futures) == [2, 4, 6, 8, 10]
+    assert model.batches == [[1, 2], [3, 4], [5]]
+    with pytest.raises(MemoryError):
+        run(model, [1], most_of=lambda value: 0.9)
+
+
+def test_several_threads_share_the_queue_and_the_longest_prediction_is_known():
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def wait(inputs):
+        begun.release()
+        go_on.wait(5)
+        return inputs
+
+    batcher = Batcher(wait, max_batch=1, queue_changed=lambda depth: None, waited=lambda seconds: None)
+    for _ in range(2):
+        threading.Thread(target=batcher.run, daemon=True).start()
+    futures = [batcher.submit(1)]
+    assert begun.acquire(timeout=5)
+    time.sleep(0.2)
+    futures.append(batcher.submit(2))
+    assert begun.acquire(timeout=5)  # both are under way at the same time
+    assert 0.2 <= batcher.running_seconds < 5
+    go_on.set()
+    assert results(futures) == [1, 2]
+    time.sleep(0.2)
+    assert batcher.running_seconds == 0
+
+
 def test_a_poisoned_input_fails_alone():
     def double(inputs):
         if 13 in inputs:

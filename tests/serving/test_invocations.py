@@ -254,3 +254,12 @@ def test_broken_http_is_answered_in_json_too(shared_server, head):
         assert answer.status == 400
         assert answer.headers["Content-Type"] == "application/json"
         assert b"Traceback" not in answer.read()
+
+
+def test_an_input_for_which_there_is_no_memory_is_refused_and_others_are_not(start_server):
+    server = start_server()
+    answer = server.post(b'{"bytes": 1e15}', {"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    assert "memory" in answer.json()["message"]
+    answer = server.post(b'{"bytes": 1000}', {"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()) == (200, [1000.0])

@@ -2,7 +2,7 @@
 
 Knobs for tests: `load_seconds` in model.json; a number above 1e6 fails its whole batch;
 {"sleep": s} takes its time, {"fail": text} raises a RuntimeError, {"variable": name} returns what
-its process has in the environment.
+its process has in the environment; {"bytes": n} takes so much memory.
 """
 
 import io
@@ -40,6 +40,9 @@ class Doubling:
             raise error
         return [float(number) for number in value]
 
+    def memory_bytes(self, value):
+        return value.get("bytes", 0) if isinstance(value, dict) else 0
+
     def predict(self, inputs):
         return [self._one(value) for value in inputs]
 
@@ -49,6 +52,8 @@ class Doubling:
                 raise RuntimeError(value["fail"])
             if "variable" in value:
                 return [os.environ.get(value["variable"])]
+            if "bytes" in value:
+                return [float(len(bytearray(value["bytes"])))]
             time.sleep(value["sleep"])
             return [value["sleep"]]
         if max(value, default=0) > 1e6:
