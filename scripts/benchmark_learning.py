@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "container"))
 
 from learning_benchmark.imagenet import ENCODER, write_weights  # noqa: E402
-from learning_benchmark.results import Comparison, Results, read_points  # noqa: E402
+from learning_benchmark.results import Comparison, Point, Results, read_points  # noqa: E402
 from surface_normals.network import SHAPES  # noqa: E402
 from surface_normals.training.dataset import PictureDataset  # noqa: E402
 from surface_normals.training.evaluation import constant_predictions, evaluate_constant  # noqa: E402
@@ -35,6 +36,8 @@ from surface_normals.training.synthetic import write_dataset  # noqa: E402
 CONTESTANT = ROOT / "scripts" / "learning_benchmark" / "contestant.py"
 SEEDS = {"train": 0, "unseen": 1}
 SECONDS_BETWEEN_LINES = 30.0
+Side = tuple[str, dict[str, Any]]
+"""What contestant.py is told: which training, and its options."""
 
 
 def main() -> None:
@@ -42,48 +45,41 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: no process left behind
     output: Path = arguments.output_dir
     output.mkdir(parents=True, exist_ok=True)
-    size = {"crop_height": arguments.height, "crop_width": arguments.width}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_pictures(folder, arguments)
         write_weights(folder / "pretrained")
-        ours = {"size": arguments.size, "encoder_weights": "random", **size}
-        with_encoder = {"size": arguments.size, "encoder": ENCODER, "epochs": arguments.epochs, **size}
-        seconds = 60 * arguments.minutes
         results = Results(
             pictures=f"{arguments.pictures} generated pictures of {arguments.width}x{arguments.height} to train on, "
             f"{arguments.unseen} unseen",
             constant_degrees=best_constant_degrees(folder),
-            comparisons=[
-                Comparison(
-                    f"random start, {arguments.minutes:g} minutes",
-                    "seconds",
-                    race(
-                        folder,
-                        {
-                            "textbook loop": ("textbook", {"seconds": seconds}),
-                            f"ours, {arguments.size}": ("ours", {"seconds": seconds, "config": ours}),
-                        },
-                    ),
-                ),
-                Comparison(
-                    "EfficientNet-Lite0, equal steps",
-                    "step",
-                    race(
-                        folder,
-                        {
-                            start: ("ours", {"config": {**with_encoder, "encoder_weights": weights}})
-                            for start, weights in (
-                                ("random start", "random"),
-                                ("ImageNet weights", "imagenet"),
-                            )
-                        },
-                    ),
-                ),
-            ],
         )
-    results.write(output)
+        for comparison in comparisons(folder, arguments):
+            results.comparisons.append(comparison)
+            results.write(output)
     print("\n" + results.table())
+
+
+def comparisons(folder: Path, arguments: argparse.Namespace) -> Iterator[Comparison]:
+    """Each as soon as it is complete."""
+    common = {
+        "size": arguments.size,
+        "crop_height": arguments.height,
+        "crop_width": arguments.width,
+    }
+    seconds = 60 * arguments.minutes
+    random = {**common, "encoder_weights": "random"}
+    sides: dict[str, Side] = {
+        "textbook loop": ("textbook", {"seconds": seconds}),
+        f"ours, {arguments.size}": ("ours", {"seconds": seconds, "config": random}),
+    }
+    yield Comparison(f"random start, {arguments.minutes:g} minutes", "seconds", race(folder, sides))
+    lite = {**common, "encoder": ENCODER, "epochs": arguments.epochs}
+    sides = {
+        start: ("ours", {"config": {**lite, "encoder_weights": weights}})
+        for start, weights in (("random start", "random"), ("ImageNet weights", "imagenet"))
+    }
+    yield Comparison("EfficientNet-Lite0, equal steps", "step", race(folder, sides))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -128,7 +124,7 @@ def best_constant_degrees(folder: Path) -> float:
     return min(evaluate_constant(constant, samples)["mean_angular_error"] for constant in constants.values())
 
 
-def race(folder: Path, sides: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, list[Any]]:
+def race(folder: Path, sides: dict[str, Side]) -> dict[str, list[Point]]:
     """Run all sides at the same time; the curve of each. Exits with the end of a side's log when it failed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     curves = {name: folder / f"{place}.jsonl" for place, name in enumerate(sides)}

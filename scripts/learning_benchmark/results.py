@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -32,7 +32,7 @@ class Results:
     pictures: str
     constant_degrees: float
     """Error of the best answer that does not look: the mean normal of each place."""
-    comparisons: list[Comparison]
+    comparisons: list[Comparison] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         with (folder / "learning.csv").open("w", newline="") as file:

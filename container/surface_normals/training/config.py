@@ -94,7 +94,12 @@ class Config:
         "bfloat16",
         "float16",
     )
-    learning_rate: float = _number(3e-4, "peak rate of AdamW for new layers", 1e-7, 1.0)
+    learning_rate: float | Literal["auto"] = _number(
+        "auto",
+        "peak rate of AdamW for new layers; `auto`: 0.0003 beside loaded weights, 0.001 where all starts at random",
+        1e-7,
+        1.0,
+    )
     encoder_rate_share: float = _number(
         0.1, "the rate of an encoder with loaded weights, as a share", 0.0, 1.0
     )

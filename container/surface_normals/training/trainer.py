@@ -35,6 +35,8 @@ from surface_normals.training.truth import unit_normals
 logger = logging.getLogger(__name__)
 
 FINAL_RATE_SHARE = 0.01
+RATE_BESIDE_LOADED, RATE_AT_RANDOM = 3e-4, 1e-3
+"""What learning_rate=auto stands for. With nothing to spoil, a higher rate is far ahead in the same number of steps."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -85,9 +87,7 @@ class Trainer:
                 num_ranks=self.ranks.count,
             )
         self.gradients = GradientNorms(self.network)
-        self.optimizer = torch.optim.AdamW(
-            self._parameter_groups(loaded), lr=config.learning_rate, fused=True
-        )
+        self.optimizer = torch.optim.AdamW(self._parameter_groups(loaded), fused=True)
         self.parallel = self.ranks.parallel(self.network, self.device)
         self.forward = compiled(self.parallel) if config.compile else self.parallel
         self._seconds_before, self._started = 0.0, time.monotonic()
@@ -265,6 +265,10 @@ class Trainer:
     def _parameter_groups(self, encoder_loaded: bool) -> list[dict[str, Any]]:
         """Four groups: encoder or new layers, with or without decay. Norms and biases are vectors: no decay."""
         rate, share = self.config.learning_rate, self.config.encoder_rate_share if encoder_loaded else 1.0
+        if rate == "auto":
+            rate = RATE_BESIDE_LOADED if encoder_loaded else RATE_AT_RANDOM
+            if self.ranks.is_leader:
+                logger.info("learning_rate=auto: %g", rate)
         groups: dict[tuple[bool, bool], list[Tensor]] = {}
         for name, parameter in self.network.named_parameters():
             in_encoder = name.startswith("encoder.") and not name.startswith("encoder.neck.")
