@@ -14,7 +14,9 @@ from surface_normals.training.dataset import PictureDataset
 from surface_normals.training.synthetic.dataset import write_dataset
 from surface_normals.training.trainer import Trainer
 
-CONFIG = Config(size="tiny", crop_height=64, crop_width=64, batch_size=4, workers=0, augment="none")
+CONFIG = Config(
+    size="tiny", crop_height=64, crop_width=64, batch_size=4, workers=0, augment="none", learning_rate=3e-4
+)
 STEPS = 4
 
 
@@ -123,6 +125,19 @@ def test_only_what_was_loaded_learns_slowly(tmp_path):
     for name, parameter in trainer.network.named_parameters():
         share = config.encoder_rate_share if name.startswith("encoder.body.") else 1
         assert peaks[id(parameter)] == pytest.approx(config.learning_rate * share), name
+
+
+def test_the_rate_of_its_own_is_lower_beside_loaded_weights(tmp_path):
+    name = "timm:test_efficientnet"
+    save_file(
+        timm.create_model("test_efficientnet", pretrained=False).state_dict(),
+        tmp_path / "test_efficientnet.safetensors",
+    )
+    config = dataclasses.replace(CONFIG, encoder=name, learning_rate="auto")
+    loaded = Trainer(config, {"pretrained": tmp_path}, STEPS)
+    at_random = Trainer(dataclasses.replace(config, encoder_weights="random"), {}, STEPS)
+    assert {group["peak"] for group in at_random.optimizer.param_groups} == {1e-3}
+    assert {round(group["peak"], 9) for group in loaded.optimizer.param_groups} == {3e-4, 3e-5}
 
 
 @pytest.mark.long
