@@ -44,7 +44,7 @@ def settle(config: Config, channels: Mapping[str, Path], checkpoint_dir: Path, r
     size = min(number for number in found if number is not None)
     logger.info(
         "batch_size=auto: %d pictures a step on each of %d GPU(s), the largest power of two within %.0f %% of the "
-        "memory; learning_rate stays %s",
+        "memory; learning_rate stays %g",
         size,
         ranks.count,
         100 * FULLEST,

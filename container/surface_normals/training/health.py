@@ -166,7 +166,7 @@ def at_a_bound(config: Config) -> Iterator[Finding]:
             yield Finding(
                 "learning_rate_at_its_bound",
                 f"learning_rate={config.learning_rate:g} is the {bound} that is allowed",
-                f"a good rate is seldom there; the default is {row.default}",
+                "a good rate is seldom there; the default is " + f"{row.default:g}",
             )
 
 

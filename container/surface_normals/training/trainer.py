@@ -35,8 +35,6 @@ from surface_normals.training.truth import unit_normals
 logger = logging.getLogger(__name__)
 
 FINAL_RATE_SHARE = 0.01
-RATE_BESIDE_LOADED, RATE_AT_RANDOM = 3e-4, 1e-3
-"""What learning_rate=auto stands for. With nothing to spoil, a higher rate is far ahead in the same number of steps."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -262,24 +260,24 @@ class Trainer:
         key = np.random.SeedSequence((self.config.seed, self.step, self.ranks.rank))
         torch.manual_seed(int(key.generate_state(1)[0]))
 
-    def _parameter_groups(self, encoder_loaded: bool) -> list[dict[str, Any]]:
-        """Four groups: encoder or new layers, with or without decay. Norms and biases are vectors: no decay."""
-        rate, share = self.config.learning_rate, self.config.encoder_rate_share if encoder_loaded else 1.0
-        if rate == "auto":
-            rate = RATE_BESIDE_LOADED if encoder_loaded else RATE_AT_RANDOM
-            if self.ranks.is_leader:
-                logger.info("learning_rate=auto: %g", rate)
-        groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    def _parameter_groups(self, loaded: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Four groups: encoder or new layers, with or without decay. Norms and biases are vectors: no decay.
+
+        What was loaded, by the beginnings of its names, learns slowly: there is something to spoil.
+        """
+        rate, share = self.config.learning_rate, self.config.loaded_rate_share
+        groups: dict[tuple[bool, bool, bool], list[Tensor]] = {}
         for name, parameter in self.network.named_parameters():
             in_encoder = name.startswith("encoder.") and not name.startswith("encoder.neck.")
-            groups.setdefault((in_encoder, parameter.ndim > 1), []).append(parameter)
+            key = (in_encoder, name.startswith(loaded), parameter.ndim > 1)
+            groups.setdefault(key, []).append(parameter)
         return [
             {
                 "params": parameters,
-                "peak": rate * share if in_encoder else rate,
+                "peak": rate * share if is_loaded else rate,
                 "weight_decay": self.config.weight_decay if is_matrix else 0.0,
             }
-            for (in_encoder, is_matrix), parameters in groups.items()
+            for (_, is_loaded, is_matrix), parameters in groups.items()
         ]
 
     def _rate_share(self) -> float:
