@@ -107,6 +107,9 @@ push: $(INSTALLED) ## push both images to ECR or REGISTRY, and write their diges
 bench-training: $(INSTALLED) ## speed of reading and of a training step, each beside something else
 	@$(RUN) scripts/benchmark_training.py
 
+bench-learning: $(INSTALLED) ## error of training beside a textbook loop, and what ImageNet weights bring, in 15 minutes
+	@$(RUN) scripts/benchmark_learning.py
+
 bench-serving: $(INSTALLED) ## speed of serving beside its limit and LitServe: .bench/serving.md, .png
 	@$(RUN) scripts/benchmark_serving.py
 

@@ -4,19 +4,25 @@
 Without --gpu: the reading of pictures against a plain Pillow and torchvision loader that does the same
 work, tar shards against loose files, a step fed by the real pipeline against the same step on a batch in
 memory, and the memory of a large data set against that of a small one. All of it interleaved in one run; medians.
+
+With --gpu: a table of networks, plain and compiled, with 2 to 16 workers, from files that are not in memory.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
+import math
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,28 +48,50 @@ from surface_normals.training.photometry import LIGHT_JITTER  # noqa: E402
 from surface_normals.training.synthetic import render  # noqa: E402
 from surface_normals.training.truth import unit_normals_of  # noqa: E402
 
-WIDTH, HEIGHT = 640, 480
-PICTURES = 16
-ROUNDS = 5
-FILES = (1_000, 10_000)
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured; tests take less."""
+
+    width: int = 640
+    height: int = 480
+    pictures: int = 16
+    rounds: int = 5
+    memory_files: tuple[int, int] = (1_000, 10_000)
+    gpu_files: int = 2_048
+    """Copies of the pictures, so that reading them is reading from the disk."""
+    gpu_steps: int = 20
+    gpu_workers: tuple[int, ...] = (2, 4, 8, 16)
+    product: int = 8_192
+    """Side of the matrices whose product tells what the GPU can do at most."""
+
+    @property
+    def crop(self) -> dict[str, int]:
+        return {"crop_height": self.height, "crop_width": self.width}
 
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.peak_memory:
+        print(peak_memory_bytes(arguments.peak_memory, Scale()))
+        return
+    if arguments.gpu and not torch.cuda.is_available():
+        sys.exit("benchmark_training: torch sees no GPU here; without --gpu the processor is measured")
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.peak_memory:
-            print(peak_memory_bytes(arguments.peak_memory))
-            return
-        pictures = Path(folder) / "pictures"
-        make_pictures(pictures, PICTURES)
         if arguments.gpu:
-            benchmark_gpu(pictures, arguments.sizes, arguments.batch_size)
-            return
-        torch.set_num_threads(1)
-        benchmark_loaders(pictures)
-        benchmark_shards(pictures, Path(folder) / "shards")
-        benchmark_step(pictures)
-        benchmark_memory(pictures, Path(folder))
+            benchmark_gpu(Path(folder), Scale(), arguments.sizes, arguments.batch_size)
+        else:
+            torch.set_num_threads(1)
+            benchmark_cpu(Path(folder), Scale())
+
+
+def benchmark_cpu(folder: Path, scale: Scale) -> None:
+    pictures = folder / "pictures"
+    make_pictures(pictures, scale)
+    benchmark_loaders(pictures, scale)
+    benchmark_shards(pictures, folder / "shards", scale)
+    benchmark_step(pictures, scale)
+    benchmark_memory(pictures, folder, scale)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -77,12 +105,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_pictures(folder: Path, count: int) -> None:
-    """Rendered scenes of 640x480 as people store them: JPEG pictures, 16-bit PNG normals."""
+def make_pictures(folder: Path, scale: Scale) -> None:
+    """Rendered scenes as people store them: JPEG pictures, 16-bit PNG normals."""
     for name in ("images", "normals"):
         (folder / name).mkdir(parents=True)
-    for index in tqdm(range(count), desc="making pictures"):
-        scene = render(index, WIDTH, HEIGHT, "rooms")
+    for index in tqdm(range(scale.pictures), desc="making pictures"):
+        scene = render(index, scale.width, scale.height, "rooms")
         Image.fromarray(scene.image).save(folder / f"images/{index:05d}.jpg", quality=92)
         (folder / f"normals/{index:05d}.png").write_bytes(encode_png16(scene.normals))
     description = {"axes": "rub", "coding": "png16", "invalid": "zero"}
@@ -118,20 +146,22 @@ class PlainPictures(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return picture, normals
 
 
-def benchmark_loaders(pictures: Path) -> None:
+def benchmark_loaders(pictures: Path, scale: Scale) -> None:
     """Reading and augmenting on one core, ours beside the plain one."""
-    config = Config(size="tiny", crop_height=448, crop_width=608)
+    config = Config(size="tiny", crop_height=scale.height - 32, crop_width=scale.width - 32)
     ours = AugmentedSamples(config, PictureDataset("train", pictures))
     plain = PlainPictures(pictures, config)
     rates = interleaved(
         {
-            "ours": lambda number: ours[Key(number, number % PICTURES)],
-            "ours, all": lambda number: truth_of(ours[Key(number, number % PICTURES)]),
-            "plain": lambda number: plain[number % PICTURES],
+            "ours": lambda number: ours[Key(number, number % scale.pictures)],
+            "ours, all": lambda number: truth_of(ours[Key(number, number % scale.pictures)]),
+            "plain": lambda number: plain[number % scale.pictures],
         },
-        calls=2 * PICTURES,
+        scale,
     )
-    print(f"\nreading {WIDTH}x{HEIGHT} JPEG + 16-bit PNG, cropped, mirrored, jittered; images/s on one core")
+    print(
+        f"\nreading {scale.width}x{scale.height} JPEG + 16-bit PNG, cropped, mirrored, jittered; images/s on one core"
+    )
     print(f"  ours       {rates['ours']:7.1f}   normals as stored; the device makes them unit vectors")
     print(
         f"  ours, all  {rates['ours, all']:7.1f}   unit vectors made on this core too, as in training without a GPU"
@@ -146,26 +176,27 @@ def truth_of(sample: StoredSample | ValueError) -> tuple[NDArray[np.float32], ND
     return unit_normals_of(sample.vectors, sample.valid, sample.turn)
 
 
-def benchmark_shards(pictures: Path, shards: Path) -> None:
+def benchmark_shards(pictures: Path, shards: Path, scale: Scale) -> None:
     """Reading from tar shards beside reading from loose files, both from memory, where files just written are."""
     pack(PictureDataset("train", pictures), shards, shard_bytes=2_000_000)
     loose, packed = PictureDataset("train", pictures), PictureDataset("train", shards)
     rates = interleaved(
         {
-            "loose": lambda number: loose.stored(number % PICTURES),
-            "shards": lambda number: packed.stored(number % PICTURES),
+            "loose": lambda number: loose.stored(number % scale.pictures),
+            "shards": lambda number: packed.stored(number % scale.pictures),
         },
-        calls=2 * PICTURES,
+        scale,
     )
     print("\nthe same pictures, not augmented; images/s on one core")
     print(f"  loose files {rates['loose']:6.1f}\n  tar shards  {rates['shards']:6.1f}")
     print(f"  shards are {rates['shards'] / rates['loose']:.2f} times as fast as loose files")
 
 
-def benchmark_step(pictures: Path) -> None:
+def benchmark_step(pictures: Path, scale: Scale) -> None:
     """A step of `tiny` fed by the real pipeline, beside the same step on a batch in memory."""
-    config = Config(size="tiny", batch_size=2, crop_height=480, crop_width=640, workers=1)
-    share, wait, rate = pipeline_share(config, pictures, steps=PICTURES // config.batch_size)
+    config = Config(size="tiny", batch_size=2, workers=1, **scale.crop)
+    steps = scale.pictures // config.pictures_a_step
+    share, wait, rate = pipeline_share(config, pictures, steps=steps, rounds=scale.rounds)
     print(
         f"\ntraining `tiny` on {config.crop_width}x{config.crop_height}, batch {config.batch_size}, one thread"
     )
@@ -173,7 +204,7 @@ def benchmark_step(pictures: Path) -> None:
     print(f"  waiting for data {wait:.2f} % of the time")
 
 
-def pipeline_share(config: Config, pictures: Path, steps: int) -> tuple[float, float, float]:
+def pipeline_share(config: Config, pictures: Path, *, steps: int, rounds: int) -> tuple[float, float, float]:
     """Rate of the real pipeline as a share of that in memory; percent of it spent waiting; images/s."""
     dataset = PictureDataset("train", pictures)
     trainer = Trainer(config, {"train": pictures}, num_steps=10_000)
@@ -182,7 +213,7 @@ def pipeline_share(config: Config, pictures: Path, steps: int) -> tuple[float, f
     for _ in range(3):
         trainer.train_step(next(batches))
     real, memory, waits = [], [], []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         started, waited = finish(), 0.0
         for _ in range(steps):
             before = time.perf_counter()
@@ -197,34 +228,41 @@ def pipeline_share(config: Config, pictures: Path, steps: int) -> tuple[float, f
         memory.append(finish() - started)
     # Round by round: what slows the machine for a while slows both halves of a round.
     share = statistics.median(m / r for m, r in zip(memory, real, strict=True))
-    rate = steps * config.batch_size / statistics.median(real)
+    rate = steps * config.pictures_a_step / statistics.median(real)
     return share, statistics.median(waits), rate
 
 
-def benchmark_memory(pictures: Path, folder: Path) -> None:
-    """Peak memory of reading from many files beside few; the files are links to the same pictures."""
+def benchmark_memory(pictures: Path, folder: Path, scale: Scale) -> tuple[int, int]:
+    """Peak memory, in bytes, of reading from few files and from many; they are links to the same pictures."""
     peaks = []
-    for count in FILES:
-        copy = folder / str(count)
-        for name, suffix in (("images", "jpg"), ("normals", "png")):
-            (copy / name).mkdir(parents=True)
-            for index in range(count):
-                source = pictures / name / f"{index % PICTURES:05d}.{suffix}"
-                os.link(source, copy / name / f"{index:06d}.{suffix}")
-        os.link(pictures / "dataset.json", copy / "dataset.json")
-        command = [sys.executable, __file__, "--peak-memory", copy]
+    for count in scale.memory_files:
+        multiply(pictures, folder / str(count), count, os.link)
+        command = [sys.executable, __file__, "--peak-memory", folder / str(count)]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         peaks.append(int(output.split()[-1]))
+    few, many = scale.memory_files
     print(
-        f"\npeak memory of a run over {FILES[0]:,} files {peaks[0] / 2**20:.0f} MB, over {FILES[1]:,} ",
+        f"\npeak memory of a run over {few:,} files {peaks[0] / 2**20:.0f} MB, over {many:,} ",
         end="",
     )
     print(f"{peaks[1] / 2**20:.0f} MB: {100 * (peaks[1] / peaks[0] - 1):+.1f} %")
+    return peaks[0], peaks[1]
 
 
-def peak_memory_bytes(pictures: Path) -> int:
+def multiply(pictures: Path, folder: Path, count: int, put: Callable[[Path, Path], object]) -> None:
+    """A data set of `count` pictures, the given ones again and again, `put` there as links or copies."""
+    for name in ("images", "normals"):
+        (folder / name).mkdir(parents=True)
+        sources = sorted((pictures / name).iterdir())
+        for index in range(count):
+            source = sources[index % len(sources)]
+            put(source, folder / name / f"{index:06d}{source.suffix}")
+    put(pictures / "dataset.json", folder / "dataset.json")
+
+
+def peak_memory_bytes(pictures: Path, scale: Scale) -> int:
     """Peak of this process and the largest of its workers, after 40 batches."""
-    config = Config(size="tiny", batch_size=2, crop_height=480, crop_width=640, workers=1)
+    config = Config(size="tiny", batch_size=2, workers=1, **scale.crop)
     dataset = PictureDataset("train", pictures)
     for _ in training_batches(config, dataset, 0, 40):
         pass
@@ -232,38 +270,54 @@ def peak_memory_bytes(pictures: Path) -> int:
     return sum(resource.getrusage(w).ru_maxrss for w in who) * 1024  # Linux counts in kilobytes
 
 
-def benchmark_gpu(pictures: Path, sizes: list[str], batch_size: int) -> None:
-    """Sizes with 2 to 16 workers, in bfloat16 where the GPU has it."""
-    if not torch.cuda.is_available():
-        sys.exit("benchmark_training: torch sees no GPU here; without --gpu the processor is measured")
-    peak = measured_peak_flops()
-    print(f"{torch.cuda.get_device_name()}: {peak / 1e12:.0f} TFLOP/s in bfloat16 (a product of 8192x8192)")
-    print(f"batch {batch_size}, 640x480, from JPEG and 16-bit PNG files\n")
-    print("size  workers  images/s  of peak  memory GB  data wait  of in-memory rate")
+def benchmark_gpu(folder: Path, scale: Scale, sizes: list[str], batch_size: int) -> None:
+    """Sizes, plain and compiled, with 2 to 16 workers, in bfloat16 where the GPU has it."""
+    make_pictures(folder / "pictures", scale)
+    files = folder / "files"
+    multiply(folder / "pictures", files, scale.gpu_files, shutil.copyfile)
+    peak = measured_peak_flops(scale.product)
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "processor"
+    print(f"{name}: {peak / 1e12:.3g} TFLOP/s in bfloat16 (a product of {scale.product}x{scale.product})")
+    print(
+        f"batch {batch_size}, {scale.width}x{scale.height}, from {scale.gpu_files:,} JPEG and 16-bit PNG files\n"
+    )
+    print("size  compile  workers  images/s  of peak  memory GB  data wait  of in-memory rate")
     for size in sizes:
-        config = Config(size=size, encoder_weights="random", batch_size=batch_size)
-        flops = flops_per_step(config, pictures)
-        for workers in (2, 4, 8, 16):
-            config = dataclasses.replace(config, workers=workers)
-            torch.cuda.reset_peak_memory_stats()
-            share, wait, rate = pipeline_share(config, pictures, steps=20)
+        config = Config(size=size, encoder_weights="random", batch_size=batch_size, **scale.crop)
+        flops = flops_per_step(config, files)
+        for compiled, workers in itertools.product((False, True), scale.gpu_workers):
+            config = dataclasses.replace(config, compile=compiled, workers=workers)
+            drop_from_memory(files)
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            share, wait, rate = pipeline_share(config, files, steps=scale.gpu_steps, rounds=scale.rounds)
             of_peak = rate / batch_size * flops / peak
-            memory = torch.cuda.max_memory_allocated() / 1e9
+            memory = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else math.nan
             print(
-                f"{size:4}  {workers:7}  {rate:8.1f}  {of_peak:6.1%}  {memory:9.1f}  {wait:8.1f}%  {share:16.1%}",
+                f"{size:4}  {'on' if compiled else 'off':7}  {workers:7}  {rate:8.1f}  {of_peak:6.1%}  "
+                f"{memory:9.1f}  {wait:8.1f}%  {share:16.1%}",
                 flush=True,
             )
 
 
-def measured_peak_flops() -> float:
-    """Operations a second of a large product of matrices in bfloat16."""
-    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+def drop_from_memory(folder: Path) -> None:
+    """Make the operating system forget the files, so that they are read from the disk again."""
+    for path in folder.rglob("*.*"):
+        with path.open("rb+") as file:
+            os.fsync(file)  # what is not on the disk yet cannot be forgotten
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def measured_peak_flops(side: int) -> float:
+    """Operations a second of a large product of square matrices in bfloat16."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
     seconds = []
     for _ in range(20):
         started = finish()
         a @ a
         seconds.append(finish() - started)
-    return 2 * 8192**3 / statistics.median(seconds)
+    return 2 * side**3 / statistics.median(seconds)
 
 
 def flops_per_step(config: Config, pictures: Path) -> int:
@@ -275,12 +329,13 @@ def flops_per_step(config: Config, pictures: Path) -> int:
     return counter.get_total_flops()
 
 
-def interleaved(work: dict[str, Callable[[int], object]], calls: int) -> dict[str, float]:
-    """Calls a second of each, median of ROUNDS rounds in turn."""
+def interleaved(work: dict[str, Callable[[int], object]], scale: Scale) -> dict[str, float]:
+    """Calls a second of each with the number of the call, median of some rounds in turn."""
+    calls = 2 * scale.pictures
     rates: dict[str, list[float]] = {name: [] for name in work}
     for call in work.values():
         call(0)
-    for _ in range(ROUNDS):
+    for _ in range(scale.rounds):
         for name, call in work.items():
             started = time.perf_counter()
             for number in range(calls):

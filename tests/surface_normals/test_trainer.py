@@ -8,13 +8,16 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from surface_normals.artifact import save_artifact
 from surface_normals.training import Config
 from surface_normals.training.batches import training_batches
 from surface_normals.training.dataset import PictureDataset
 from surface_normals.training.synthetic.dataset import write_dataset
 from surface_normals.training.trainer import Trainer
 
-CONFIG = Config(size="tiny", crop_height=64, crop_width=64, batch_size=4, workers=0, augment="none")
+CONFIG = Config(
+    size="tiny", crop_height=64, crop_width=64, batch_size=4, workers=0, augment="none", learning_rate=3e-4
+)
 STEPS = 4
 
 
@@ -121,8 +124,15 @@ def test_only_what_was_loaded_learns_slowly(tmp_path):
     trainer = Trainer(config, {"pretrained": tmp_path}, STEPS)
     peaks = {id(p): group["peak"] for group in trainer.optimizer.param_groups for p in group["params"]}
     for name, parameter in trainer.network.named_parameters():
-        share = config.encoder_rate_share if name.startswith("encoder.body.") else 1
+        share = config.loaded_rate_share if name.startswith("encoder.body.") else 1
         assert peaks[id(parameter)] == pytest.approx(config.learning_rate * share), name
+
+
+def test_a_model_that_goes_on_learns_slowly_throughout(tmp_path):
+    save_artifact(tmp_path, Trainer(CONFIG, {}, STEPS).model(), {})
+    at_random, going_on = Trainer(CONFIG, {}, STEPS), Trainer(CONFIG, {"model": tmp_path}, STEPS)
+    assert {group["peak"] for group in at_random.optimizer.param_groups} == {3e-4}
+    assert {round(group["peak"], 9) for group in going_on.optimizer.param_groups} == {3e-5}
 
 
 @pytest.mark.long

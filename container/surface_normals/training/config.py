@@ -95,9 +95,12 @@ class Config:
         "bfloat16",
         "float16",
     )
-    learning_rate: float = _number(3e-4, "peak rate of AdamW for new layers", 1e-7, 1.0)
-    encoder_rate_share: float = _number(
-        0.1, "the rate of an encoder with loaded weights, as a share", 0.0, 1.0
+    learning_rate: float = _number(1e-3, "peak rate of AdamW for what starts at random", 1e-7, 1.0)
+    loaded_rate_share: float = _number(
+        0.1,
+        "the rate of loaded weights, as a share: of an encoder's, or of all with a channel `model`",
+        0.0,
+        1.0,
     )
     weight_decay: float = _number(0.01, "decoupled decay of matrices (not of norms and biases)", 0.0, 1.0)
     warmup_share: float = _number(

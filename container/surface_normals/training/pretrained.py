@@ -32,26 +32,28 @@ ARCHIVE = "model.tar.gz"
 """What SageMaker makes of a job's model; a channel brings it as it is."""
 
 
-def start_network(network: SurfaceNormalNetwork, config: Config, channels: Mapping[str, Path]) -> bool:
-    """Load what the channels and `config.encoder_weights` ask for. True when the encoder has loaded weights.
+def start_network(
+    network: SurfaceNormalNetwork, config: Config, channels: Mapping[str, Path]
+) -> tuple[str, ...]:
+    """Load what the channels and `config.encoder_weights` ask for; what the names of the loaded parameters begin with.
 
     Raises ValueError when a file is missing, damaged, or of another network: a silent random start
     would cost the user many degrees.
     """
     if MODEL_CHANNEL in channels:
         _load_model(network, channels[MODEL_CHANNEL])
-        return True
+        return ("",)  # all of them do
     encoder = network.encoder
     if not encoder.weights_file or config.encoder_weights == "random":
         logger.info("the encoder starts at random")
-        return False
+        return ()
     if config.encoder_weights == "imagenet":
         path = _find_weights(network.shape.encoder, encoder.weights_file, channels.get(ENCODER_CHANNEL))
     else:
         path = _named_weights(network.shape.encoder, encoder.weights_file, Path(config.encoder_weights))
     _load_body(encoder, path)
     logger.info("the encoder starts from %s", path)
-    return True
+    return ("encoder.body.",)
 
 
 def _load_model(network: SurfaceNormalNetwork, folder: Path) -> None:

@@ -88,9 +88,7 @@ class Trainer:
                 num_ranks=self.ranks.count,
             )
         self.gradients = GradientNorms(self.network)
-        self.optimizer = torch.optim.AdamW(
-            self._parameter_groups(loaded), lr=config.learning_rate, fused=True
-        )
+        self.optimizer = torch.optim.AdamW(self._parameter_groups(loaded), fused=True)
         self.parallel = self.ranks.parallel(self.network, self.device)
         self.forward = compiled(self.parallel) if config.compile else self.parallel
         self._seconds_before, self._started = 0.0, time.monotonic()
@@ -269,20 +267,24 @@ class Trainer:
         key = np.random.SeedSequence((self.config.seed, self.step, self.ranks.rank))
         torch.manual_seed(int(key.generate_state(1)[0]))
 
-    def _parameter_groups(self, encoder_loaded: bool) -> list[dict[str, Any]]:
-        """Four groups: encoder or new layers, with or without decay. Norms and biases are vectors: no decay."""
-        rate, share = self.config.learning_rate, self.config.encoder_rate_share if encoder_loaded else 1.0
-        groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    def _parameter_groups(self, loaded: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Four groups: encoder or new layers, with or without decay. Norms and biases are vectors: no decay.
+
+        What was loaded, by the beginnings of its names, learns slowly: there is something to spoil.
+        """
+        rate, share = self.config.learning_rate, self.config.loaded_rate_share
+        groups: dict[tuple[bool, bool, bool], list[Tensor]] = {}
         for name, parameter in self.network.named_parameters():
             in_encoder = name.startswith("encoder.") and not name.startswith("encoder.neck.")
-            groups.setdefault((in_encoder, parameter.ndim > 1), []).append(parameter)
+            key = (in_encoder, name.startswith(loaded), parameter.ndim > 1)
+            groups.setdefault(key, []).append(parameter)
         return [
             {
                 "params": parameters,
-                "peak": rate * share if in_encoder else rate,
+                "peak": rate * share if is_loaded else rate,
                 "weight_decay": self.config.weight_decay if is_matrix else 0.0,
             }
-            for (in_encoder, is_matrix), parameters in groups.items()
+            for (_, is_loaded, is_matrix), parameters in groups.items()
         ]
 
     def _rate_share(self) -> float:
