@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cgroup
 from serving.settings import Settings, visible_gpus
 
 
@@ -34,16 +35,14 @@ class Capacity:
         )
 
 
-def available_cores(
-    cgroup: Path = Path("/sys/fs/cgroup"), cpus: Path = Path("/sys/devices/system/cpu")
-) -> int:
+def available_cores(limits: Path = cgroup.CGROUP, cpus: Path = Path("/sys/devices/system/cpu")) -> int:
     """Cores that this process may run on, at most its share of time in whole cores; at least 1.
 
     Two hardware threads of a core are one: arithmetic keeps it busy alone. The kernel stops a container
     that has more threads than its share of time, all of them at once.
     """
     cores = _physical(os.sched_getaffinity(0), cpus)
-    quota = _quota_cores(cgroup)
+    quota = cgroup.processor_quota(limits)
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 
@@ -55,17 +54,3 @@ def _physical(allowed: Iterable[int], cpus: Path) -> int:
         except OSError:  # not said: then it is one by itself
             siblings.add(str(cpu))
     return len(siblings)
-
-
-def _quota_cores(cgroup: Path) -> float | None:
-    """What `docker run --cpus` set, as version 2 or 1 of control groups has it; None without a limit."""
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except OSError:
-        try:
-            quota, period = (
-                (cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
-            )
-        except OSError:
-            return None
-    return None if quota.strip() in ("max", "-1") else int(quota) / int(period)

@@ -1,6 +1,7 @@
 """SageMaker's own SDKs in local mode with both images: the README's programs, each in an environment of its own."""
 
 import io
+import json
 import os
 import re
 import socket
@@ -153,6 +154,15 @@ def run(nothing_left, pythons, sts, make_tree, tmp_path, train_image, serve_imag
     return run
 
 
+def config_of(said):
+    """The hyperparameters as the job understood them: what each host wrote down, the same on all."""
+    told = re.findall(r"hyperparameters of surface_normals: (\{.*?\})\s*$", said, re.MULTILINE)
+    assert told
+    found = {name: value for text in told for name, value in json.loads(text).items()}
+    assert all(json.loads(text) == found for text in told)
+    return found
+
+
 def is_normal_map(path):
     with Image.open(path) as normals:
         return (normals.format, normals.mode, normals.size) == ("PNG", "RGB", (90, 61))
@@ -161,12 +171,14 @@ def is_normal_map(path):
 def test_version_2_trains_deploys_and_predicts(run):
     said = run("v2", PROGRAMS["v2"])
     assert "training complete" in said
+    assert config_of(said).items() >= OF_EVERY_TYPE.items()
     assert is_normal_map(run.folder / "normals.png")
 
 
 def test_version_3_trains_and_serves(run):
     said = run("v3", PROGRAMS["v3"])
     assert "training complete" in said
+    assert config_of(said).items() >= OF_EVERY_TYPE.items()
     [model] = run.folder.rglob("compressed_artifacts/model.tar.gz")
     run("v3", SERVE_WITH_V3, MODEL=str(model))
     assert is_normal_map(run.folder / "normals.png")
@@ -177,6 +189,7 @@ def test_two_instances_train_together(run, version):
     fit = PROGRAMS[version].partition("predictor =")[0].replace("instance_count=1", "instance_count=2")
     said = run(version, fit)
     assert said.count("training complete") == 2
+    assert config_of(said).items() >= OF_EVERY_TYPE.items()
 
 
 def test_version_3_runs_code_of_its_own_in_the_image(run):

@@ -301,6 +301,37 @@ def test_a_login_with_ecr_s_password_is_used(checkout, images, registry, aws):
     assert set(checkout.digests()) == {"train", "serve"}
 
 
+@pytest.fixture
+def aws_cli():
+    """AWS's own command line, in an environment that later runs find again."""
+    folder = ROOT / ".build/awscli"
+    program = folder / "bin/aws"
+    if not program.exists():
+        try:
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120)
+            install = [folder / "bin/python", "-m", "pip", "install", "-q", "awscli==1.46.3"]
+            subprocess.run(install, check=True, capture_output=True, text=True, timeout=300)
+        except subprocess.SubprocessError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            pytest.skip(f"awscli cannot be installed: {getattr(error, 'stderr', None) or error}")
+    return program
+
+
+@pytest.mark.docker(images=False)
+@pytest.mark.long
+def test_aws_s_own_login_is_used(checkout, images, registry, aws, aws_cli):
+    """The two halves of AWS's own documentation, joined by a pipe, and then `make push REGISTRY=HOST`."""
+    line = f"{aws_cli} ecr get-login-password --region us-east-1 | {DOCKER} login --username AWS --password-stdin {registry.host}"
+    command = ["bash", "-o", "pipefail", "-c", line]
+    login = subprocess.run(command, env=checkout.environment, capture_output=True, text=True, timeout=120)
+    assert login.returncode == 0, login.stderr
+    assert "Login Succeeded" in login.stdout
+
+    result = checkout.push("--project", images(checkout.revision), "--registry", registry.host)
+    assert result.returncode == 0, result.stderr
+    assert set(checkout.digests()) == {"train", "serve"}
+
+
 @pytest.mark.docker(images=False)
 def test_no_login_and_a_wrong_password_are_told_apart(checkout, images, registry, log_in):
     project = images(checkout.revision)
