@@ -63,6 +63,9 @@ demo: $(INSTALLED) ## train on generated pictures, serve, invoke: .demo/demo.png
 test: $(INSTALLED) ## all tests that this machine can run, and why the others cannot
 	@$(RUN) -m pytest
 
+test-sdks: $(INSTALLED) ## SageMaker's own SDKs, versions 2 and 3, in local mode with both images; installs them first
+	@$(RUN) -m pytest -m long tests/images/test_sdks.py
+
 # DL3008 wants exact Debian versions: the newest patch of the base's own release is better.
 lint: $(INSTALLED) ## ruff, mypy, hadolint, and the syntax of the shell scripts
 	$(RUN) -m ruff check

@@ -54,7 +54,7 @@ class Checkout:
         environment = {name: value for name, value in os.environ.items() if name not in inherited}
         command = ["make", f"build-{role}", f"PROJECT={self.project}", *words]
         ended = subprocess.run(
-            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=300
+            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=900
         )
         assert ended.returncode == 0, ended.stderr[-3000:]
         return engine.images.get(f"{self.project}-{role}:local")

@@ -1,5 +1,6 @@
 """SageMaker's own SDKs in local mode with both images: the README's programs, each in an environment of its own."""
 
+import functools
 import io
 import json
 import os
@@ -80,16 +81,18 @@ def sts():
 
 
 @pytest.fixture(scope="module")
-def pythons(tmp_path_factory):
-    """A Python with each version, which cannot share one."""
-    made = {}
-    for version in ("v2", "v3"):
+def python_with(tmp_path_factory):
+    """`python_with("v2")`: a Python with that version, made when it is first asked for; the two cannot share one."""
+
+    @functools.cache
+    def make(version):
         folder = tmp_path_factory.mktemp("sdk") / version
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         install = [folder / "bin/python", "-m", "pip", "install", "-q", "-r", HERE / f"sdk-{version}.txt"]
-        subprocess.run(install, check=True, timeout=600)
-        made[version] = folder / "bin/python"
-    return made
+        subprocess.run(install, check=True, timeout=1800)
+        return folder / "bin/python"
+
+    return make
 
 
 @pytest.fixture
@@ -107,7 +110,7 @@ def nothing_left(engine):
 
 
 @pytest.fixture
-def run(nothing_left, pythons, sts, make_tree, tmp_path, train_image, serve_image):
+def run(nothing_left, python_with, sts, make_tree, tmp_path, train_image, serve_image):
     """Run a program in a folder of its own; what it printed."""
     tree = make_tree()
     tree.add_pictures("train", 4)
@@ -144,7 +147,7 @@ def run(nothing_left, pythons, sts, make_tree, tmp_path, train_image, serve_imag
         for name, value in values.items():
             program = program.replace(name, value)
         result = subprocess.run(
-            [pythons[version], "-c", program],
+            [python_with(version), "-c", program],
             cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]

@@ -321,7 +321,8 @@ def aws_cli():
 @pytest.mark.long
 def test_aws_s_own_login_is_used(checkout, images, registry, aws, aws_cli):
     """The two halves of AWS's own documentation, joined by a pipe, and then `make push REGISTRY=HOST`."""
-    line = f"{aws_cli} ecr get-login-password --region us-east-1 | {DOCKER} login --username AWS --password-stdin {registry.host}"
+    password = f"{aws_cli} ecr get-login-password --region us-east-1"
+    line = f"{password} | {DOCKER} login --username AWS --password-stdin {registry.host}"
     command = ["bash", "-o", "pipefail", "-c", line]
     login = subprocess.run(command, env=checkout.environment, capture_output=True, text=True, timeout=120)
     assert login.returncode == 0, login.stderr
