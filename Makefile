@@ -14,6 +14,8 @@ CUDA ?= 12
 FLAVOR ?=
 ## SLIM        1: a serving image without its libraries' symbol tables
 SLIM ?=
+## COMPILE     1: a training image with what compile=true needs on a GPU: triton and a C compiler
+COMPILE ?=
 ## BASE_IMAGE  what the images are built on; empty: as the Dockerfiles say
 BASE_IMAGE ?=
 ## BUILD_ARGS  more words for `docker build`, as in --network=host
@@ -38,7 +40,7 @@ INSTALLED := $(VENV)/installed
 RUN := $(VENV)/bin/python
 OPT_ML := $(LOCAL_DIR)/opt/ml
 
-export PROJECT DOCKER MODEL_PACKAGE CUDA FLAVOR SLIM BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IMAGE_FILE
+export PROJECT DOCKER MODEL_PACKAGE CUDA FLAVOR SLIM COMPILE BASE_IMAGE BUILD_ARGS LOCAL_DIR PORT IMAGE_FILE
 
 .DEFAULT_GOAL := help
 .PHONY: $(shell sed -nE 's/^([a-z-]+):.*## .*/\1/p' $(firstword $(MAKEFILE_LIST)))
@@ -61,6 +63,9 @@ demo: $(INSTALLED) ## train on generated pictures, serve, invoke: .demo/demo.png
 test: $(INSTALLED) ## all tests that this machine can run, and why the others cannot
 	@$(RUN) -m pytest
 
+test-sdks: $(INSTALLED) ## SageMaker's own SDKs, versions 2 and 3, in local mode with both images; installs them first
+	@$(RUN) -m pytest -m long tests/images/test_sdks.py
+
 # DL3008 wants exact Debian versions: the newest patch of the base's own release is better.
 lint: $(INSTALLED) ## ruff, mypy, hadolint, and the syntax of the shell scripts
 	$(RUN) -m ruff check
@@ -75,7 +80,7 @@ lock: $(INSTALLED) ## re-make the hashed locks from container/requirements/*.in
 sample-data: $(INSTALLED) ## a small job for train-local, under LOCAL_DIR: generated pictures, hyperparameters
 	@$(RUN) scripts/sample_job.py $(OPT_ML)
 
-build: build-train build-serve ## build both images, and write what is in them to train.cdx.json, serve.cdx.json
+build: build-train build-serve ## build both images, and write what is in them to ROLE-FLAVOUR.cdx.json
 
 build-train: ## build PROJECT-train:local
 	@scripts/build_image.sh train
@@ -83,7 +88,7 @@ build-train: ## build PROJECT-train:local
 build-serve: ## build PROJECT-serve:local
 	@scripts/build_image.sh serve
 
-image-report: $(INSTALLED) ## layers and the largest folders of both images
+image-report: $(INSTALLED) ## sizes beside their aims, layers and the largest folders of both images
 	@$(RUN) scripts/image_report.py --docker '$(DOCKER)' $(PROJECT)-train:local $(PROJECT)-serve:local
 
 pin-base: $(INSTALLED) ## write the digests of the base images into the Dockerfiles, from their registry

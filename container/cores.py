@@ -4,25 +4,25 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-CGROUP = Path("/sys/fs/cgroup")
+from cgroup import CGROUP, processor_quota
 
 
-def available_cpus(cgroup: Path = CGROUP) -> int:
+def available_cpus(limits: Path = CGROUP) -> int:
     """Hardware threads that this process may run on, at most its share of time; at least 1."""
-    return _within_quota(len(os.sched_getaffinity(0)), cgroup)
+    return _within_quota(len(os.sched_getaffinity(0)), limits)
 
 
-def available_cores(cgroup: Path = CGROUP, cpus: Path = Path("/sys/devices/system/cpu")) -> int:
+def available_cores(limits: Path = CGROUP, cpus: Path = Path("/sys/devices/system/cpu")) -> int:
     """Cores that this process may run on, at most its share of time in whole cores; at least 1.
 
     Two hardware threads of a core are one: arithmetic keeps it busy alone. The kernel stops a container
     that has more threads than its share of time, all of them at once.
     """
-    return _within_quota(_physical(os.sched_getaffinity(0), cpus), cgroup)
+    return _within_quota(_physical(os.sched_getaffinity(0), cpus), limits)
 
 
-def _within_quota(count: int, cgroup: Path) -> int:
-    quota = _quota_cores(cgroup)
+def _within_quota(count: int, limits: Path) -> int:
+    quota = processor_quota(limits)
     return count if quota is None else max(1, min(count, int(quota)))
 
 
@@ -34,17 +34,3 @@ def _physical(allowed: Iterable[int], cpus: Path) -> int:
         except OSError:  # not said: then it is one by itself
             siblings.add(str(cpu))
     return len(siblings)
-
-
-def _quota_cores(cgroup: Path) -> float | None:
-    """What `docker run --cpus` set, as version 2 or 1 of control groups has it; None without a limit."""
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except OSError:
-        try:
-            quota, period = (
-                (cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
-            )
-        except OSError:
-            return None
-    return None if quota.strip() in ("max", "-1") else int(quota) / int(period)

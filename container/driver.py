@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+import cgroup
+
 Version = tuple[int, ...]
 
 HOST = Path("/")
@@ -21,8 +23,8 @@ class DriverTooOld(ValueError):
     """The host cannot run this image's CUDA; the text says what to choose."""
 
 
-def describe(root: Path = HOST) -> str:
-    """One line on what there is: versions, GPUs, shared memory, processors."""
+def describe(root: Path = HOST, *, visible_gpus: int | None = None) -> str:
+    """One line on what there is: versions, GPUs and how many of them are visible here, memory, processors."""
     versions = {"torch": torch_version("__version__"), "CUDA": torch_version("cuda")}
     libraries = [f"{name} {version}" for name, version in versions.items() if version]
     driver, compatibility = read_driver(root), read_compatibility(root)
@@ -31,9 +33,21 @@ def describe(root: Path = HOST) -> str:
         libraries.append(f"bridged by {compatibility}")
     models = read_gpus(root)
     gpus = [f"{models.count(model)} x {model}" for model in dict.fromkeys(models)]
-    memory = os.statvfs(root / "dev/shm") if (root / "dev/shm").is_dir() else None
-    shared = [f"{memory.f_blocks * memory.f_frsize / 1e6:.0f} MB of shared memory"] if memory else []
-    return ", ".join([*libraries, *gpus, *shared, f"{len(os.sched_getaffinity(0))} processors"])
+    if models and visible_gpus is not None:
+        gpus.append(f"{visible_gpus} visible")
+    return ", ".join([*libraries, *gpus, *_describe_limits(root)])
+
+
+def _describe_limits(root: Path) -> list[str]:
+    """Memory and processors: what the container may use of them."""
+    shared = os.statvfs(root / "dev/shm") if (root / "dev/shm").is_dir() else None
+    memory, quota = (limit(root / "sys/fs/cgroup") for limit in (cgroup.memory_limit, cgroup.processor_quota))
+    processors = f"{len(os.sched_getaffinity(0))} processors"
+    return [
+        *([f"{shared.f_blocks * shared.f_frsize / 1e6:.0f} MB of shared memory"] if shared else []),
+        *([f"at most {memory / 1e9:.1f} GB of memory"] if memory is not None else []),
+        processors if quota is None else f"the time of {quota:g} of {processors}",
+    ]
 
 
 def check(root: Path = HOST) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make build-train`, `make build-serve`: one image from its Dockerfile, as SageMaker can take it.
-# usage: build_image.sh train|serve     (reads PROJECT, DOCKER, CUDA, FLAVOR, SLIM, BASE_IMAGE, BUILD_ARGS, MODEL_PACKAGE)
+# usage: build_image.sh train|serve     (reads PROJECT, DOCKER, CUDA, FLAVOR, SLIM, COMPILE, BASE_IMAGE, BUILD_ARGS, MODEL_PACKAGE)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 role=$1
@@ -47,7 +47,10 @@ options=(
     --build-arg "SOURCE=$source" --build-arg "REVISION=$revision" --build-arg "CREATED=$created"
     --build-arg "BASE_NAME=$base" --build-arg "CUDA_VERSION=$cuda_version" --build-arg "TORCH_VERSION=$(locked torch)"
 )
-[ "$role" != serve ] || options+=(--build-arg "SLIM=$SLIM")
+case $role in
+    serve) options+=(--build-arg "SLIM=$SLIM") ;;
+    train) options+=(--build-arg "COMPILE=$COMPILE") ;;
+esac
 [ -z "$BASE_IMAGE" ] || options+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
 # SageMaker's CreateModel refuses OCI manifests and attestations, which buildx makes by default.
 if $DOCKER buildx version >/dev/null 2>&1; then
@@ -59,7 +62,7 @@ fi
 DOCKER_BUILDKIT=1 $DOCKER build "${options[@]}" $BUILD_ARGS .
 
 # SageMaker takes no attestations in the image: the list of what is in it stands beside.
-bill=$role.cdx.json
+bill=$role-$flavor.cdx.json
 $DOCKER run --rm --interactive --network none --entrypoint python3 "$PROJECT-$role:local" \
     - "$PROJECT-$role" "$revision" <scripts/bill_of_materials.py >"$bill.tmp"
 mv "$bill.tmp" "$bill"

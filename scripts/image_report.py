@@ -1,7 +1,8 @@
-"""`make image-report`: where the bytes of the two images are, by layer and by folder, in megabytes."""
+"""`make image-report`: the two images' sizes beside their aims, and where the bytes are, by layer and folder."""
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -10,6 +11,8 @@ from docker.errors import DockerException, ImageNotFound
 from engine import NoEngine, connect
 
 FOLDERS = 10
+AIMS_MB = {"train": 6000, "serve": 4400, "serve-cpu": 500}
+"""Unpacked. CUDA 12.8's libraries alone are larger than what is left for them."""
 WORDS = 88  # characters of a layer's command
 
 
@@ -19,20 +22,31 @@ def main() -> None:
     )
     parser.add_argument("image", nargs="+")
     parser.add_argument("--docker", default="docker", help="the client whose context names the engine")
+    parser.add_argument("--sizes", action="store_true", help="the sizes alone")
     options = parser.parse_args()
     try:
         engine = connect(options.docker)
         for name in options.image:
-            print_report(engine, name)
+            print_size(engine, name)
+            if not options.sizes:
+                print_report(engine, name)
     except ImageNotFound:
         sys.exit(f"image-report: no image {name} on this machine: run `make build` first")
     except (NoEngine, DockerException) as error:
         sys.exit(f"image-report: {' '.join(str(error).split())}")
 
 
+def print_size(engine: docker.DockerClient, name: str) -> None:
+    image = engine.images.get(name)
+    flavor = image.labels.get("flavor", "no flavour")
+    role = Path((image.attrs["Config"]["Entrypoint"] or [""])[0]).name
+    aim = AIMS_MB.get(f"{role}-{flavor}", AIMS_MB.get(role))
+    beside = f", aim {aim:,}" if aim else ""
+    print(f"{name}: {image.attrs['Size'] / 1e6:,.0f} MB unpacked{beside}, {flavor}")
+
+
 def print_report(engine: docker.DockerClient, name: str) -> None:
     image = engine.images.get(name)
-    print(f"{name}: {image.attrs['Size'] / 1e6:,.0f} MB unpacked, {image.labels.get('flavor', 'no flavour')}")
     print("\n     MB  layer, the lowest first")
     for layer in reversed(image.history()):
         if layer["Size"]:

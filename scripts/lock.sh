@@ -10,18 +10,30 @@ compile() {
         --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" "$@"
 }
 
-tested=tested.txt
-trap 'rm -f "$tested"' EXIT
+tested=tested.txt whole=whole.txt
+trap 'rm -f "$tested" "$whole"' EXIT
 
-# triton (1 GB) and cuda-bindings (0.1 GB) only serve torch.compile on a GPU, which serving does not use.
+# What only torch.compile on a GPU uses (0.7 GB) is in a lock of its own, for `make build-train COMPILE=1`.
 without_compiler=(--no-emit-package triton --no-emit-package cuda-bindings --no-emit-package cuda-pathfinder)
 
+compile_train() { # compile_train FLAVOR CONSTRAINTS: the two locks of one resolution
+    cat "train-$1.lock" "compile-$1.lock" > "$whole" # what is locked stays, where it still fits
+    compile train.in -c "$1.txt" -c "$2" -o "$whole"
+    compile train.in -c "$whole" "${without_compiler[@]}" -o "train-$1.lock"
+    compile compile.in -c "$whole" --no-deps -o "compile-$1.lock"
+    rm "$whole"
+}
+
+compile_serve() { # compile_serve FLAVOR CONSTRAINTS
+    compile serve.in -c "$1.txt" -c "$2" "${without_compiler[@]}" --no-emit-package setuptools -o "serve-$1.lock"
+}
+
 compile dev.in -o dev.lock
-compile train.in -c cu128.txt -c dev.lock -o train-cu128.lock
-compile serve.in -c cu128.txt -c dev.lock "${without_compiler[@]}" -o serve-cu128.lock
+compile_train cu128 dev.lock
+compile_serve cu128 dev.lock
 # sympy (90 MB) only serves onnxruntime's tools.
 compile serve-cpu.in -c dev.lock --no-emit-package sympy --no-emit-package mpmath -o serve-cpu.lock
 
 grep -E '^[a-z0-9]' dev.lock | grep -vE '^(torch|torchvision|triton|cuda-.*|nvidia-.*-cu12)==' | sed 's/ \\$//' > "$tested"
-compile train.in -c cu130.txt -c "$tested" -o train-cu130.lock
-compile serve.in -c cu130.txt -c "$tested" "${without_compiler[@]}" -o serve-cu130.lock
+compile_train cu130 "$tested"
+compile_serve cu130 "$tested"

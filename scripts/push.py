@@ -1,6 +1,7 @@
 """`make push`: the two images that `make build` left go to the registry, and their digests to two files.
 
-The tag is the git revision with the flavour, so an image can be traced to its source; `train.digest` and
+The tag is the git revision, the flavour and the beginning of the image's id: it can be traced to its source, and
+another image of the same revision (another MODEL_PACKAGE, base or SLIM) has another tag. `train.digest` and
 `serve.digest` at the top of the checkout hold `HOST/REPOSITORY@sha256:... FLAVOUR`, and `launch.py` sends
 those to hosts with a driver for them, so that what was tested is what runs. Nothing else is written: ECR's password is
 used and forgotten.
@@ -84,11 +85,8 @@ def push_images(options: argparse.Namespace) -> None:
     digests = {}
     for role, image in images.items():
         flavor = image.labels["flavor"]
-        tag = f"{revision[:12]}-{flavor}"
-        if is_dirty:
-            # It has no revision of its own: without the image's id, the next push of changed code
-            # would be skipped as already there.
-            tag += f"-dirty-{image.id.removeprefix('sha256:')[:12]}"
+        dirty = "-dirty" if is_dirty else ""
+        tag = f"{revision[:12]}-{flavor}{dirty}-{image.id.removeprefix('sha256:')[:12]}"
         repository = f"{host}/{names[role]}"
         digests[role] = f"{repository}@{push_image(engine, image, repository, tag, auth)} {flavor}"
     for role, digest in digests.items():
@@ -151,7 +149,10 @@ def find_image(engine: docker.DockerClient, name: str, revision: str, is_dirty: 
 
 
 def open_ecr(region: str | None, repositories: list[str]) -> tuple[str, Auth]:
-    """Make the repositories that are missing; return the registry's host and a password for it."""
+    """Make the repositories that are missing; return the registry's host and a password for it.
+
+    A repository without a lifecycle policy gets ours, whoever made it: a push that was cut after the making left none.
+    """
     ecr = boto3.client("ecr", region_name=region)
     for name in repositories:
         try:
@@ -162,8 +163,12 @@ def open_ecr(region: str | None, repositories: list[str]) -> tuple[str, Auth]:
                 imageTagMutability="IMMUTABLE",
                 imageScanningConfiguration={"scanOnPush": True},
             )
-            ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=json.dumps(LIFECYCLE_POLICY))
             print(f"created repository {name}", flush=True)
+        try:
+            ecr.get_lifecycle_policy(repositoryName=name)
+        except ecr.exceptions.LifecyclePolicyNotFoundException:
+            ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=json.dumps(LIFECYCLE_POLICY))
+            print(f"{name} keeps its last 20 images", flush=True)
     answer = ecr.get_authorization_token()["authorizationData"][0]
     username, password = base64.b64decode(answer["authorizationToken"]).decode().split(":", 1)
     return answer["proxyEndpoint"].split("://")[-1], {"username": username, "password": password}

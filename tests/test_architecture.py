@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,9 @@ CONTAINER = ROOT / "container"
 MAY_IMPORT = {
     "train": ({"training"}, set()),
     "serve": ({"driver", "logs", "serving"}, set()),
-    "cores": (set(), set()),
-    "driver": (set(), set()),
+    "cgroup": (set(), set()),
+    "cores": ({"cgroup"}, set()),
+    "driver": ({"cgroup"}, set()),
     "logs": (set(), set()),
     "model_api": (set(), set()),
     "training": ({"cores", "driver", "model_api", "logs", "metrics"}, set()),
@@ -54,6 +56,7 @@ PROGRAMS = {
         "training.rank",
         "training.launch",
         "training.elsewhere",
+        "training.processing",
         "metrics.agent",
         "surface_normals.training",
     },
@@ -213,3 +216,18 @@ def test_what_checks_input_does_not_wait_for_torch(code, tmp_path):
         f"{code}\nimport sys\nassert not {{'torch', 'numpy', 'boto3'}} & set(sys.modules)", tmp_path
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_a_checkout_on_windows_has_the_line_ends_of_linux(tmp_path):
+    """Git for Windows writes carriage returns unless told otherwise, and Linux finds no program behind `#!...\\r`."""
+    source, checkout = tmp_path / "source", tmp_path / "checkout"
+    (source / "container").mkdir(parents=True)
+    for name in (".gitattributes", "container/train", "Makefile"):
+        shutil.copy(ROOT / name, source / name)
+    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    for arguments in (("init", "--quiet"), ("add", "."), (*identity, "commit", "--quiet", "-m", "a state")):
+        subprocess.run(["git", "-C", source, *arguments], check=True)
+    clone = ["git", "-c", "core.autocrlf=true", "clone", "--quiet", source, checkout]
+    subprocess.run(clone, check=True)
+    for name in ("container/train", "Makefile"):
+        assert b"\r" not in (checkout / name).read_bytes()

@@ -144,11 +144,29 @@ def test_the_line_names_versions_gpus_and_what_the_container_has(host, torch_for
         host.write(
             f"proc/driver/nvidia/gpus/0000:00:{index:02}.0/information", f"Model: \t\t {model}\nIRQ: 9\n"
         )
+    host.write("sys/fs/cgroup/memory.max", "6000000000\n").write("sys/fs/cgroup/cpu.max", "150000 100000\n")
     disk = os.statvfs(host.root)
-    assert driver.describe(host.root) == (
+    assert driver.describe(host.root, visible_gpus=2) == (
         "torch 2.14.1, CUDA 12.8, driver 470.256.02, bridged by 570.124.06, 2 x Tesla T4, 1 x NVIDIA A10G, "
-        f"{disk.f_blocks * disk.f_frsize / 1e6:.0f} MB of shared memory, {len(os.sched_getaffinity(0))} processors"
+        f"2 visible, {disk.f_blocks * disk.f_frsize / 1e6:.0f} MB of shared memory, at most 6.0 GB of memory, "
+        f"the time of 1.5 of {len(os.sched_getaffinity(0))} processors"
     )
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"memory.max": "max", "cpu.max": "max 100000"},
+        {"memory/memory.limit_in_bytes": "9223372036854771712", "cpu/cpu.cfs_quota_us": "-1"},
+    ],
+)
+def test_without_limits_none_are_told(host, torch_for, files):
+    torch_for("12.8")
+    for path, text in {**files, "cpu/cpu.cfs_period_us": "100000"}.items():
+        host.write(f"sys/fs/cgroup/{path}", text)
+    processors = f"{len(os.sched_getaffinity(0))} processors"
+    assert driver.describe(host.root) == f"torch 2.14.1, CUDA 12.8, no NVIDIA driver, {processors}"
 
 
 def test_without_torch_nothing_is_said_of_cuda(host, monkeypatch):

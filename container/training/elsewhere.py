@@ -11,20 +11,27 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
+import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import boto3
 from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 import logs
-from training.environment import PROGRAM_DIR, Elsewhere, Tree, read_elsewhere, read_tree
+from training.environment import PROGRAM_DIR, Elsewhere, Tree, host_of, read_elsewhere, read_tree
 
 logger = logging.getLogger("training.elsewhere")
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
+DOWNLOADS = 16
+"""Files fetched at once: small ones would else wait for each other."""
 S3_ERRORS = (Boto3Error, BotoCoreError, ClientError, OSError)
 
 
@@ -44,8 +51,8 @@ def main() -> int:
     code = run(told, tree)
     try:
         if told.output and told.node_index == 0:
-            for folder in ("model", "output"):
-                send(tree.root / folder, f"{told.output.rstrip('/')}/{folder}", {})
+            send_model(tree.model_dir, told.output)
+            send(tree.root / "output", f"{told.output.rstrip('/')}/output", {})
     except S3_ERRORS as error:
         logger.error("the results are not in %s: %s", told.output, error)
         return code or 1
@@ -73,7 +80,7 @@ def resources(told: Elsewhere) -> dict[str, Any]:
     Only that address is known everywhere, and only it has to be.
     """
     main = told.main_node_address or _own_address()
-    hosts = [main, *(f"node-{index}" for index in range(1, told.num_nodes))]
+    hosts = [host_of(main, index) for index in range(told.num_nodes)]
     return {"current_host": hosts[told.node_index], "hosts": hosts}
 
 
@@ -115,9 +122,9 @@ def _send_now_and_then(place: str | None, tree: Tree, sent: dict[str, float], en
 def fetch(uri: str, folder: Path) -> int:
     """Everything below an S3 prefix to `folder`; how many files. Raises ValueError for a way out of the folder."""
     bucket, prefix = _split(uri)
-    s3 = boto3.client("s3")
+    s3 = boto3.client("s3", config=Config(max_pool_connections=DOWNLOADS))
     folder.mkdir(parents=True, exist_ok=True)
-    count = 0
+    paths: dict[str, Path] = {}
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for item in page.get("Contents", ()):
             name = item["Key"].removeprefix(prefix)
@@ -127,10 +134,33 @@ def fetch(uri: str, folder: Path) -> int:
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"the object {item['Key']!r} would be written outside {folder}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            s3.download_file(bucket, item["Key"], str(path))
-            count += 1
-    logger.info("%d files fetched from %s to %s", count, uri, folder)
-    return count
+            paths[item["Key"]] = path
+
+    def download(key: str) -> None:
+        # One file in one thread: as many as there are at once are enough.
+        s3.download_file(
+            bucket, key, str(paths[key]), Config=TransferConfig(use_threads=len(paths) < DOWNLOADS)
+        )
+
+    with ThreadPoolExecutor(DOWNLOADS) as pool:
+        for _ in pool.map(download, paths):
+            pass
+    logger.info("%d files fetched from %s to %s", len(paths), uri, folder)
+    return len(paths)
+
+
+def send_model(folder: Path, uri: str) -> None:
+    """The model's files, if there are any, as one model.tar.gz below an S3 prefix: what an endpoint takes."""
+    bucket, prefix = _split(uri)
+    if not any(folder.iterdir()):
+        return
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(
+            fileobj=file, mode="w:gz", compresslevel=1
+        ) as archive:  # weights hardly get smaller
+            archive.add(folder, arcname=".")
+        file.seek(0)
+        boto3.client("s3").upload_fileobj(file, bucket, f"{prefix}model.tar.gz")
 
 
 def send(folder: Path, uri: str, sent: dict[str, float]) -> None:

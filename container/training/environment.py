@@ -20,6 +20,8 @@ from model_api import DEFAULT_PACKAGE
 from training.channels import discover
 
 WORK_ADDRESS = "METRICS_WORK_ADDRESS"
+HOSTS = "TRAINING_HOSTS"
+"""The hosts that the parent was told of by variables, for its processes: torch's launcher overwrites those."""
 PLACE = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
 PROGRAM_DIR = Path(__file__).resolve().parents[1]
 
@@ -49,6 +51,11 @@ class Tree:
     @property
     def failure_file(self) -> Path:
         return self.root / "output" / "failure"
+
+    @property
+    def message_file(self) -> Path:
+        """A Processing job's failure."""
+        return self.root / "output" / "message"
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,7 @@ class Elsewhere:
     checkpoints: str | None
     """s3://BUCKET/PREFIX that checkpoints come from and go to."""
     num_nodes: int
+    """Of a multi-node job of Batch; 1 for pods, who are told of each other in another way."""
     node_index: int
     main_node_address: str | None
     """None on the main node itself, which is told no address."""
@@ -136,15 +144,52 @@ def read_elsewhere(environ: Mapping[str, str] = os.environ) -> Elsewhere:
     main_index = environ.get("AWS_BATCH_JOB_MAIN_NODE_INDEX", "0")
     if main_index != "0":
         raise ValueError(f"AWS_BATCH_JOB_MAIN_NODE_INDEX is {main_index}: the main node must be node 0")
+    pod = _read_pods(environ)
     return Elsewhere(
         hyperparameters=_object(environ, "HYPERPARAMETERS"),
         channels=channels,
         output=places["S3_OUTPUT"],
         checkpoints=places["S3_CHECKPOINTS"],
         num_nodes=int(environ.get("AWS_BATCH_JOB_NUM_NODES") or 1),
-        node_index=int(environ.get("AWS_BATCH_JOB_NODE_INDEX") or 0),
+        node_index=pod["hosts"].index(pod["current_host"])
+        if pod
+        else int(environ.get("AWS_BATCH_JOB_NODE_INDEX") or 0),
         main_node_address=environ.get("AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS") or None,
     )
+
+
+def host_of(main: str, index: int) -> str:
+    """The name of a host that need not be known to the others: only the main one is. It sorts after that one."""
+    return f"{main}-node-{index}" if index else main
+
+
+def _read_pods(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Several pods that train together, as Kubernetes' PyTorchJob or an indexed Job tells them; empty for one alone.
+
+    Raises ValueError naming the variable that is wrong or missing: each pod would else train by itself.
+    """
+    index = _count(environ, "RANK" if environ.get("RANK") else "JOB_COMPLETION_INDEX") or 0
+    pods = _count(environ, "WORLD_SIZE") or 1
+    if not 0 <= index < pods:
+        raise ValueError(
+            f"this is pod {index} (RANK, or JOB_COMPLETION_INDEX), but WORLD_SIZE says that there are {pods}"
+        )
+    if pods == 1:
+        return {}
+    main = environ.get("MASTER_ADDR")
+    if not main:
+        raise ValueError(f"WORLD_SIZE is {pods}, but MASTER_ADDR, the address of the first pod, is missing")
+    hosts = [host_of(main, number) for number in range(pods)]
+    return {"current_host": hosts[index], "hosts": hosts}
+
+
+def _count(environ: Mapping[str, str], name: str) -> int | None:
+    text = environ.get(name)
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise ValueError(f"{name} must be a whole number, not {text!r}")
+    return int(text)
 
 
 def _object(environ: Mapping[str, str], name: str) -> dict[str, Any]:
@@ -165,7 +210,11 @@ def read_tree(environ: Mapping[str, str] = os.environ) -> Tree:
 def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
     """Everything the job was told. Raises ValueError naming the file or variable that is wrong."""
     tree = read_tree(environ)
-    resources = _read_object(tree.config_dir / "resourceconfig.json")
+    resources = (
+        _read_object(tree.config_dir / "resourceconfig.json")
+        or _object(environ, HOSTS)
+        or _read_pods(environ)
+    )
     declared = _read_object(tree.config_dir / "inputdataconfig.json")
     checkpoints = _read_object(tree.config_dir / "checkpointconfig.json")
     current_host = resources.get("current_host") or "algo-1"
@@ -185,7 +234,9 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
         resources=resources,
         num_gpus=num_gpus,
         processes_per_host=_processes(environ, num_gpus),
-        rendezvous_port=_whole(environ, "RENDEZVOUS_PORT", 7777, 65535),
+        rendezvous_port=_whole(
+            environ, "RENDEZVOUS_PORT" if environ.get("RENDEZVOUS_PORT") else "MASTER_PORT", 7777, 65535
+        ),
         rendezvous_timeout_seconds=_seconds(environ, "RENDEZVOUS_TIMEOUT_SECONDS", 900.0),
         collective_timeout_seconds=_seconds(environ, "COLLECTIVE_TIMEOUT_SECONDS", 600.0),
         hyperparameters=_read_object(tree.config_dir / "hyperparameters.json"),
@@ -206,7 +257,7 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
     )
 
 
-def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> int:
+def visible_gpus(environ: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> int:
     """GPUs that torch will find, counted without it: a container has the device files of its own GPUs."""
     present = sum(1 for _ in devices.glob("nvidia[0-9]*"))
     chosen = environ.get("CUDA_VISIBLE_DEVICES")

@@ -5,6 +5,7 @@ to forward a stop, to end every process, and to say why the job failed.
 """
 
 import dataclasses
+import json
 import logging
 import os
 import platform
@@ -22,7 +23,15 @@ import logs
 import model_api
 from metrics.agent_process import start_agent
 from training import channels, failure, hyperparameters, peers
-from training.environment import WORK_ADDRESS, Environment, Tree, rank_environ, read_environment, read_tree
+from training.environment import (
+    HOSTS,
+    WORK_ADDRESS,
+    Environment,
+    Tree,
+    rank_environ,
+    read_environment,
+    read_tree,
+)
 from training.sm_variables import sm_variables
 from training.stop_signals import Stopped, StopSignals
 
@@ -158,7 +167,7 @@ def prepare(environment: Environment) -> Environment:
         found,
         platform.python_version(),
     )
-    logger.info(driver.describe())
+    logger.info(driver.describe(visible_gpus=environment.num_gpus))
     if environment.num_gpus:
         driver.check()
     if not environment.checkpoints_declared:
@@ -220,6 +229,7 @@ def run_rank(environment: Environment, stop: StopSignals) -> int:
     """
     program = "training.rank" if _is_alone(environment) else "training.launch"
     variables = sm_variables(environment)
+    variables[HOSTS] = json.dumps({"current_host": environment.current_host, "hosts": environment.hosts})
     if environment.work_address:
         variables[WORK_ADDRESS] = environment.work_address
     if not _is_alone(environment):
@@ -260,7 +270,8 @@ def _become(arguments: list[str]) -> str:
     if not shutil.which(arguments[0]):
         return "there is no such program"
     try:
-        os.execvp(arguments[0], arguments)  # noqa: S606 - no shell between
+        # As a rank of a training would have it: with the bridge to an older driver, where one is needed.
+        os.execvpe(arguments[0], arguments, rank_environ())  # noqa: S606 - no shell between
     except OSError as error:
         return str(error.strerror)
 

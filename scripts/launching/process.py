@@ -62,11 +62,7 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
                 "convert: give --depth and --camera; it makes normals of an RGB-D camera's depth"
             )
         inputs |= {"depth": folder_uri(options.depth), "camera": folder_uri(options.camera)}
-        base = processing.BASE
-        arguments = [
-            *("rgbd", f"{base}/data", "--depth", f"{base}/depth", "--camera", f"{base}/camera/camera.json"),
-            f"{base}/output",
-        ]
+        arguments = processing.convert_arguments()
     resources = {
         "InstanceType": options.instance_type or ("ml.g5.xlarge" if task == "evaluate" else "ml.m5.xlarge"),
         "InstanceCount": 1,

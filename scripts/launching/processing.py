@@ -39,7 +39,7 @@ def job(
         "AppSpecification": {
             "ImageUri": image,
             # The image's own entrypoint would train.
-            "ContainerEntrypoint": ["python3", f"{CODE}/{SCRIPTS[task]}"],
+            "ContainerEntrypoint": ["python3", "-m", "training.processing", f"{CODE}/{SCRIPTS[task]}"],
             "ContainerArguments": arguments,
         },
         "ProcessingInputs": [
@@ -91,3 +91,8 @@ def check_arguments() -> list[str]:
 
 def evaluate_arguments() -> list[str]:
     return [f"{BASE}/model", f"{BASE}/data", f"{BASE}/output"]
+
+
+def convert_arguments() -> list[str]:
+    places = (f"{BASE}/data", "--depth", f"{BASE}/depth", "--camera", f"{BASE}/camera/camera.json")
+    return ["rgbd", *places, f"{BASE}/output"]

@@ -2,7 +2,9 @@
 
 import io
 import os
+import re
 import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -30,7 +32,7 @@ def image(engine):
     project = f"cpu-test-{uuid.uuid4().hex[:8]}"
     inherited = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
     environment = {name: value for name, value in os.environ.items() if name not in inherited}
-    bill = ROOT / "serve.cdx.json"
+    bill = ROOT / "serve-cpu.cdx.json"
     before = bill.read_bytes() if bill.exists() else None
     command = ["make", "build-serve", "FLAVOR=cpu", f"PROJECT={project}"]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
@@ -83,3 +85,30 @@ def test_a_model_that_was_not_exported_ends_it_with_the_reason(image, containers
     assert ended.exit_code != 0
     print(ended.stderr)
     assert "export=onnx" in ended.stderr.splitlines()[-1]
+
+
+def report(*command):
+    command = [sys.executable, *map(str, command), "--docker", os.environ.get("DOCKER", "docker")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_the_report_tells_the_size_beside_its_aim_and_where_it_is(image):
+    said = report(ROOT / "scripts/image_report.py", image.tags[0])
+    assert said.startswith(f"{image.tags[0]}: {image.attrs['Size'] / 1e6:,.0f} MB unpacked, aim 500, cpu\n")
+    assert re.search(r"^ *[\d,.]+  RUN .*pip", said, re.MULTILINE)
+    assert re.search(r"^ *[\d,.]+  /opt/venv/lib/python3", said, re.MULTILINE)
+    assert (
+        report(ROOT / "scripts/image_report.py", "--sizes", image.tags[0]) == said.partition("\n")[0] + "\n"
+    )
+
+
+def test_the_start_is_measured_up_to_the_first_answer(image, model_dir):
+    said = report(ROOT / "scripts/benchmark_start.py", image.tags[0], model_dir, "--rounds", "1")
+    rows = re.findall(r"^(yes|no) +warm +([\d.]+) +([\d.]+) +(\d+)$", said, re.MULTILINE)
+    assert [row[0] for row in rows] == ["yes", "no"]
+    for _, ready, answered, memory in rows:
+        assert 0 < float(ready) <= float(answered)
+        assert 10 < int(memory) < MOST_MEMORY_MB
+    assert re.search(r"^ +[\d.]+ +\d+  numpy$", said, re.MULTILINE)

@@ -1,12 +1,16 @@
-"""The training image outside SageMaker: the README's AWS Batch job, on one node and on two, with moto as S3."""
+"""The training image outside SageMaker: the README's jobs of AWS Batch, ECS and Kubernetes, with moto as S3."""
 
 import json
 import re
+import tarfile
+import time
+import uuid
 from pathlib import Path
 
 import boto3
 import pytest
 import requests
+import yaml
 from moto.server import ThreadedMotoServer
 
 from surface_normals.training.synthetic.dataset import write_dataset
@@ -15,6 +19,9 @@ pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 [PROPERTIES] = re.findall(r"AWS Batch, in `containerProperties`.*?```json\n(.*?)```", README, re.DOTALL)
+[JOB] = re.findall(
+    r"^Kubernetes, with the data on a volume.*?```yaml\n(.*?)```", README, re.DOTALL | re.MULTILINE
+)
 SMALL = {"size": "tiny", "epochs": 2, "batch_size": 2, "crop_height": 64, "crop_width": 64, "workers": 0}
 BUCKET = "my-bucket"
 
@@ -81,9 +88,10 @@ def test_one_node_fetches_trains_and_sends(node, containers, s3):
     ended = containers.end_of(node(), 180)
     assert ended.exit_code == 0, ended.stderr
     assert "files fetched from s3://my-bucket/normals/train" in ended.stdout + ended.stderr
-    assert stored(s3) >= {
-        f"normals/models/job-1/{name}" for name in ("model/model.safetensors", "model/model.json")
-    }
+    model = s3.get_object(Bucket=BUCKET, Key="normals/models/job-1/model.tar.gz")["Body"]
+    with tarfile.open(fileobj=model, mode="r|gz") as archive:  # as `deploy` and an endpoint take it
+        assert {"./model.safetensors", "./model.json"} <= {member.name for member in archive}
+    assert "normals/models/job-1/output/data/metrics.json" in stored(s3)
     assert any(key.startswith("normals/checkpoints/job-1/") for key in stored(s3))
 
 
@@ -102,6 +110,75 @@ def test_the_nodes_of_a_job_train_together(node, containers, s3):
     assert others_end.exit_code == 0, others_end.stderr
     assert "train_loss" in ended.stdout
     assert "train_loss" not in others_end.stdout
-    model = json.load(s3.get_object(Bucket=BUCKET, Key="normals/models/job-1/model/model.json")["Body"])
+    body = s3.get_object(Bucket=BUCKET, Key="normals/models/job-1/model.tar.gz")["Body"]
+    with tarfile.open(fileobj=body, mode="r|gz") as archive:
+        [model] = [
+            json.load(archive.extractfile(member)) for member in archive if member.name == "./model.json"
+        ]
     # Five pictures, two a node: two steps an epoch.
     assert model["trained"]["step"] == 4
+
+
+def test_a_task_of_ecs_that_is_stopped_leaves_its_model_in_time(node, containers, s3):
+    """SIGTERM to process 1, SIGKILL 30 s later: what ECS does, and Batch when it takes an instance back."""
+    container = node(HYPERPARAMETERS=json.dumps({**SMALL, "epochs": 10_000}))
+    containers.wait_until(lambda: b"train_loss" in container.logs(), container, 180, "training has begun")
+    began = time.monotonic()
+    container.stop(timeout=30)
+    ended = containers.end_of(container, 30)
+    assert ended.exit_code == 0, ended.stderr  # a kill would be 137
+    assert time.monotonic() - began < 60
+    assert "SIGTERM: training is asked to stop within 25 s" in ended.stderr
+    assert "normals/models/job-1/model.tar.gz" in stored(s3)
+    assert any(key.startswith("normals/checkpoints/job-1/") for key in stored(s3))
+
+
+@pytest.fixture
+def pod(containers, make_network, make_tree, train_image):
+    """`start(**variables)`: a container as the README's Job of Kubernetes has it, on a volume of its own."""
+    network = make_network(internal=True)
+    spec = yaml.safe_load(JOB)["spec"]["template"]["spec"]
+    [told] = spec["containers"]
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in told["volumeMounts"]}
+    assert mounts["/dev/shm"]["emptyDir"] == {"medium": "Memory"}
+    assert "persistentVolumeClaim" in mounts["/opt/ml"]
+
+    def start(name=None, **variables):
+        tree = make_tree()
+        tree.add_pictures("train", 5)
+        tree.add_pictures("validation", 2, seed=2)
+        tree.set_hyperparameters(**SMALL)
+        container = containers.start(
+            train_image,
+            told["args"],
+            name=name,
+            network=network.name,
+            volumes=tree.volumes,
+            shm_size="1g",
+            environment={"COLLECTIVE_TIMEOUT_SECONDS": "60", **variables},
+        )
+        return container, tree
+
+    return start
+
+
+def test_a_job_of_kubernetes_trains_on_its_volume(pod, containers):
+    container, tree = pod(JOB_COMPLETION_INDEX="0")
+    ended = containers.end_of(container, 180)
+    assert ended.exit_code == 0, ended.stderr
+    assert (tree.root / "model/model.safetensors").is_file()
+
+
+def test_the_pods_of_a_job_train_together(pod, containers):
+    """As PyTorchJob tells them, or an indexed Job with two variables of its own."""
+    main = f"job-0-{uuid.uuid4().hex[:5]}"
+    told = {"WORLD_SIZE": "2", "MASTER_ADDR": main, "MASTER_PORT": "23456"}
+    first, tree = pod(main, **told, RANK="0")
+    second, seconds_tree = pod(**told, JOB_COMPLETION_INDEX="1")
+    ended, seconds_end = containers.end_of(first, 180), containers.end_of(second, 60)
+    assert ended.exit_code == 0, ended.stderr
+    assert seconds_end.exit_code == 0, seconds_end.stderr
+    assert list((seconds_tree.root / "model").iterdir()) == []
+    # Five pictures, two a pod: two steps an epoch.
+    assert json.loads((tree.root / "model/model.json").read_text())["trained"]["step"] == 4

@@ -4,7 +4,9 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from launching import processing
 
@@ -31,6 +33,9 @@ def job(trained, tmp_path):
     with tarfile.open(tmp_path / "model" / "model.tar.gz", "w:gz") as archive:
         archive.add(tree.root / "model", arcname=".")
     folders = {name: tmp_path / name for name in ("code", "model", "output")}
+    # Where SageMaker looks for the reason of a failure.
+    folders["message"] = tmp_path / "message"
+    folders["message"].mkdir()
     folders["data"] = tree.root / "input/data/validation"
     return folders
 
@@ -45,7 +50,9 @@ def process(containers, train_image, job):
         volumes = {
             str(folder): {"bind": f"{processing.BASE}/{name}", "mode": "rw" if name == "output" else "ro"}
             for name, folder in job.items()
+            if name != "message"
         }
+        volumes[str(job["message"])] = {"bind": "/opt/ml/output", "mode": "rw"}
         application = request["AppSpecification"]
         return containers.run(
             train_image,
@@ -73,8 +80,28 @@ def test_a_data_set_is_checked(process, job):
     assert (job["output"] / "dataset-check.png").stat().st_size > 1000
 
 
-def test_what_is_no_model_is_said_in_the_last_line(process, job):
+def test_depth_of_a_camera_becomes_normals(process, job, tmp_path):
+    for name in ("depth", "camera"):
+        (tmp_path / name).mkdir()
+        job[name] = tmp_path / name
+    job["data"] = tmp_path / "pictures"
+    job["data"].mkdir()
+    Image.new("RGB", (64, 48), "grey").save(job["data"] / "a.png")
+    np.save(job["depth"] / "a.npy", np.full((48, 64), 2.0, np.float32))  # a wall that the camera faces
+    (job["camera"] / "camera.json").write_text('{"fx": 60, "fy": 60, "cx": 32, "cy": 24}')
+
+    ended = process("convert", processing.convert_arguments())
+    assert ended.exit_code == 0, ended.stderr
+    [file] = (job["output"] / "normals").glob("a.*")
+    normals = np.load(file)
+    normals = normals[normals.files[0]] if file.suffix == ".npz" else normals
+    assert normals[24, 32] == pytest.approx([0, 0, -1], abs=1e-2)  # rdf: towards the camera
+    assert (job["output"] / "dataset.json").is_file()
+
+
+def test_what_is_no_model_is_said_in_the_last_line_and_in_the_job_s_message(process, job):
     (job["model"] / "model.tar.gz").write_bytes(b"not an archive")
     ended = process("evaluate", processing.evaluate_arguments())
     assert ended.exit_code == 1
     assert ended.stderr.splitlines()[-1].startswith("evaluate: ")
+    assert (job["message"] / "message").read_text() == ended.stderr.splitlines()[-1]

@@ -1,6 +1,8 @@
 """SageMaker's own SDKs in local mode with both images: the README's programs, each in an environment of its own."""
 
+import functools
 import io
+import json
 import os
 import re
 import socket
@@ -79,16 +81,18 @@ def sts():
 
 
 @pytest.fixture(scope="module")
-def pythons(tmp_path_factory):
-    """A Python with each version, which cannot share one."""
-    made = {}
-    for version in ("v2", "v3"):
+def python_with(tmp_path_factory):
+    """`python_with("v2")`: a Python with that version, made when it is first asked for; the two cannot share one."""
+
+    @functools.cache
+    def make(version):
         folder = tmp_path_factory.mktemp("sdk") / version
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         install = [folder / "bin/python", "-m", "pip", "install", "-q", "-r", HERE / f"sdk-{version}.txt"]
-        subprocess.run(install, check=True, timeout=600)
-        made[version] = folder / "bin/python"
-    return made
+        subprocess.run(install, check=True, timeout=1800)
+        return folder / "bin/python"
+
+    return make
 
 
 @pytest.fixture
@@ -106,7 +110,7 @@ def nothing_left(engine):
 
 
 @pytest.fixture
-def run(nothing_left, pythons, sts, make_tree, tmp_path, train_image, serve_image):
+def run(nothing_left, python_with, sts, make_tree, tmp_path, train_image, serve_image):
     """Run a program in a folder of its own; what it printed."""
     tree = make_tree()
     tree.add_pictures("train", 4)
@@ -143,7 +147,7 @@ def run(nothing_left, pythons, sts, make_tree, tmp_path, train_image, serve_imag
         for name, value in values.items():
             program = program.replace(name, value)
         result = subprocess.run(
-            [pythons[version], "-c", program],
+            [python_with(version), "-c", program],
             cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]
@@ -151,6 +155,15 @@ def run(nothing_left, pythons, sts, make_tree, tmp_path, train_image, serve_imag
 
     run.folder = tmp_path
     return run
+
+
+def config_of(said):
+    """The hyperparameters as the job understood them: what each host wrote down, the same on all."""
+    told = re.findall(r"hyperparameters of surface_normals: (\{.*?\})\s*$", said, re.MULTILINE)
+    assert told
+    found = {name: value for text in told for name, value in json.loads(text).items()}
+    assert all(json.loads(text) == found for text in told)
+    return found
 
 
 def is_normal_map(path):
@@ -161,12 +174,14 @@ def is_normal_map(path):
 def test_version_2_trains_deploys_and_predicts(run):
     said = run("v2", PROGRAMS["v2"])
     assert "training complete" in said
+    assert config_of(said).items() >= OF_EVERY_TYPE.items()
     assert is_normal_map(run.folder / "normals.png")
 
 
 def test_version_3_trains_and_serves(run):
     said = run("v3", PROGRAMS["v3"])
     assert "training complete" in said
+    assert config_of(said).items() >= OF_EVERY_TYPE.items()
     [model] = run.folder.rglob("compressed_artifacts/model.tar.gz")
     run("v3", SERVE_WITH_V3, MODEL=str(model))
     assert is_normal_map(run.folder / "normals.png")
@@ -177,6 +192,7 @@ def test_two_instances_train_together(run, version):
     fit = PROGRAMS[version].partition("predictor =")[0].replace("instance_count=1", "instance_count=2")
     said = run(version, fit)
     assert said.count("training complete") == 2
+    assert config_of(said).items() >= OF_EVERY_TYPE.items()
 
 
 def test_version_3_runs_code_of_its_own_in_the_image(run):

@@ -70,7 +70,7 @@ def test_the_condition_reads_what_the_evaluation_writes(launch):
     assert condition["LeftValue"]["Std:JsonGet"]["Path"] == "regression_metrics.mean_angular_error.value"
     assert {row["Name"]: row["DefaultValue"] for row in body["Parameters"]}["MaximumError"] == 15
     entrypoint = steps["Evaluate"]["Arguments"]["AppSpecification"]["ContainerEntrypoint"]
-    assert entrypoint == ["python3", "/opt/ml/processing/code/evaluate.py"]
+    assert entrypoint == ["python3", "-m", "training.processing", "/opt/ml/processing/code/evaluate.py"]
 
 
 def test_the_pipeline_is_made_then_brought_up_to_date_then_removed(aws, launch, bucket):
@@ -289,6 +289,8 @@ def test_process_sends_its_script_and_is_watched(aws, launch, bucket):
     job = aws.client("sagemaker").describe_processing_job(ProcessingJobName="job-1")
     assert job["AppSpecification"]["ContainerEntrypoint"] == [
         "python3",
+        "-m",
+        "training.processing",
         "/opt/ml/processing/code/evaluate.py",
     ]
     assert job["AppSpecification"]["ContainerArguments"] == [

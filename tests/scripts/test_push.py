@@ -172,6 +172,13 @@ def log_in(registry, environment):
     return log_in
 
 
+def tag_of(checkout, project, role, flavor="cu128", **_):
+    """The tag that the local image goes under: its source, its flavour, itself."""
+    with contextlib.closing(docker.from_env()) as engine:
+        image_id = engine.images.get(f"{project}-{role}:local").id
+    return f"{checkout.revision[:12]}-{flavor}-{image_id.removeprefix('sha256:')[:12]}"
+
+
 def head(registry, repository, tag):
     return registry.request("HEAD", f"{repository}/manifests/{tag}", headers={"Accept": DOCKER_MANIFEST})
 
@@ -217,10 +224,9 @@ def test_both_images_are_pushed_once_and_their_digests_written(checkout, images,
     result = checkout.push("--project", project, "--registry", registry.host)
     assert result.returncode == 0, result.stderr
 
-    tag = f"{checkout.revision[:12]}-cu128"
     written = checkout.digests()
     for role in ("train", "serve"):
-        answer = head(registry, f"{project}-{role}", tag)
+        answer = head(registry, f"{project}-{role}", tag_of(checkout, project, role))
         assert answer.headers["Content-Type"] == DOCKER_MANIFEST
         assert (
             written[role]
@@ -228,21 +234,32 @@ def test_both_images_are_pushed_once_and_their_digests_written(checkout, images,
         )
     assert written["train"] != written["serve"]
 
-    # The second time nothing is sent, not even when the image was built anew: the tag is the revision's.
-    images(checkout.revision, content=b"another build")
     again = checkout.push("--project", project, "--registry", registry.host)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("is there already") == 2
     assert "pushing" not in again.stdout
     assert checkout.digests() == written
 
-    # Of the same revision for another CUDA, it is another image.
-    images(checkout.revision, flavor="cu130")
+
+@pytest.mark.docker(images=False)
+@pytest.mark.parametrize("change", [{"content": b"another MODEL_PACKAGE, base or SLIM"}, {"flavor": "cu130"}])
+def test_another_image_of_the_same_revision_is_pushed_beside_the_first(
+    checkout, images, registry, log_in, change
+):
+    log_in()
+    project = images(checkout.revision)
+    assert checkout.push("--project", project, "--registry", registry.host).returncode == 0
+    first = checkout.digests()
+
+    images(checkout.revision, **change)
     other = checkout.push("--project", project, "--registry", registry.host)
     assert other.returncode == 0, other.stderr
     assert other.stdout.count("pushing") == 2
-    assert head(registry, f"{project}-train", f"{checkout.revision[:12]}-cu130").ok
-    assert checkout.digests()["serve"].endswith(" cu130\n")
+    for role, digest in checkout.digests().items():
+        assert digest != first[role]
+        answer = head(registry, f"{project}-{role}", tag_of(checkout, project, role, **change))
+        assert answer.headers["Docker-Content-Digest"] in digest
+        assert digest.endswith(f" {change.get('flavor', 'cu128')}\n")
 
 
 @pytest.mark.docker(images=False)
@@ -255,7 +272,7 @@ def test_what_was_pushed_runs_after_a_pull_by_its_digest(checkout, images, regis
         reference = checkout.digests()["serve"].split()[0]
         for name in (
             f"{project}-serve:local",
-            f"{registry.host}/{project}-serve:{checkout.revision[:12]}-cu128",
+            f"{registry.host}/{project}-serve:{tag_of(checkout, project, 'serve')}",
         ):
             engine.images.remove(name)
         assert not engine.images.list(filters={"reference": f"*/{project}-serve"})
@@ -278,6 +295,38 @@ def test_a_login_with_ecr_s_password_is_used(checkout, images, registry, aws):
     command = [DOCKER, "login", "--username", "AWS", "--password-stdin", registry.host]
     login = subprocess.run(command, input=password, env=checkout.environment, capture_output=True, text=True)
     assert login.returncode == 0, login.stderr
+
+    result = checkout.push("--project", images(checkout.revision), "--registry", registry.host)
+    assert result.returncode == 0, result.stderr
+    assert set(checkout.digests()) == {"train", "serve"}
+
+
+@pytest.fixture
+def aws_cli():
+    """AWS's own command line, in an environment that later runs find again."""
+    folder = ROOT / ".build/awscli"
+    program = folder / "bin/aws"
+    if not program.exists():
+        try:
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120)
+            install = [folder / "bin/python", "-m", "pip", "install", "-q", "awscli==1.46.3"]
+            subprocess.run(install, check=True, capture_output=True, text=True, timeout=300)
+        except subprocess.SubprocessError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            pytest.skip(f"awscli cannot be installed: {getattr(error, 'stderr', None) or error}")
+    return program
+
+
+@pytest.mark.docker(images=False)
+@pytest.mark.long
+def test_aws_s_own_login_is_used(checkout, images, registry, aws, aws_cli):
+    """The two halves of AWS's own documentation, joined by a pipe, and then `make push REGISTRY=HOST`."""
+    password = f"{aws_cli} ecr get-login-password --region us-east-1"
+    line = f"{password} | {DOCKER} login --username AWS --password-stdin {registry.host}"
+    command = ["bash", "-o", "pipefail", "-c", line]
+    login = subprocess.run(command, env=checkout.environment, capture_output=True, text=True, timeout=120)
+    assert login.returncode == 0, login.stderr
+    assert "Login Succeeded" in login.stdout
 
     result = checkout.push("--project", images(checkout.revision), "--registry", registry.host)
     assert result.returncode == 0, result.stderr
@@ -353,7 +402,7 @@ def test_an_oci_manifest_is_refused(checkout, images, registry, log_in):
     }
     put = registry.request(
         "PUT",
-        f"{project}-train/manifests/{checkout.revision[:12]}-cu128",
+        f"{project}-train/manifests/{tag_of(checkout, project, 'train')}",
         data=json.dumps(manifest),
         headers={"Content-Type": OCI_MANIFEST},
     )
@@ -385,13 +434,42 @@ def test_ecr_gets_its_repositories_and_the_images(checkout, images, registry, aw
         assert rule["action"] == {"type": "expire"}
         assert rule["selection"] == {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 20}
     for role, digest in checkout.digests().items():
-        answer = head(registry, f"{project}-{role}", f"{checkout.revision[:12]}-cu128")
+        answer = head(registry, f"{project}-{role}", tag_of(checkout, project, role))
         assert digest == f"{registry.host}/{project}-{role}@{answer.headers['Docker-Content-Digest']} cu128\n"
     assert not Path(checkout.environment["DOCKER_CONFIG"]).exists()  # the password is kept nowhere
 
     aws.requests.clear()
     assert checkout.push("--project", project).returncode == 0
     assert not {"CreateRepository", "PutLifecyclePolicy"} & set(aws.operations)
+
+
+@pytest.mark.docker(images=False)
+def test_a_repository_without_a_lifecycle_policy_gets_one_and_yours_is_kept(checkout, images, registry, aws):
+    aws.rewrites[ECR_HOST] = registry.host
+    project = images(checkout.revision)
+    ecr = aws.client("ecr")
+    for role in ("train", "serve"):
+        ecr.create_repository(repositoryName=f"{project}-{role}")  # as a push that was cut leaves it
+    yours = json.dumps(
+        {
+            "rules": [
+                {
+                    "rulePriority": 7,
+                    "selection": {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 500},
+                    "action": {"type": "expire"},
+                }
+            ]
+        }
+    )
+    ecr.put_lifecycle_policy(repositoryName=f"{project}-serve", lifecyclePolicyText=yours)
+
+    result = checkout.push("--project", project)
+    assert result.returncode == 0, result.stderr
+    kept = {}
+    for role in ("train", "serve"):
+        policy = ecr.get_lifecycle_policy(repositoryName=f"{project}-{role}")["lifecyclePolicyText"]
+        kept[role] = [rule["selection"]["countNumber"] for rule in json.loads(policy)["rules"]]
+    assert kept == {"train": [20], "serve": [500]}
 
 
 @pytest.mark.docker(images=False)

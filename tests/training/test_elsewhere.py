@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import boto3
@@ -85,8 +86,11 @@ def test_it_fetches_trains_and_sends(s3, start):
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 0, printed
     assert "channels: train (1 file)" in printed
-    assert "out/model/model.json" in keys(s3)
-    model = json.load(s3.get_object(Bucket="bucket", Key="out/model/model.json")["Body"])
+    assert {key for key in keys(s3) if key.startswith("out/") and "output" not in key} == {"out/model.tar.gz"}
+    with tarfile.open(
+        fileobj=s3.get_object(Bucket="bucket", Key="out/model.tar.gz")["Body"], mode="r|gz"
+    ) as tar:
+        [model] = [json.load(tar.extractfile(member)) for member in tar if member.name == "./model.json"]
     assert model["factor"] == 3
 
 
@@ -149,7 +153,10 @@ def test_the_nodes_of_a_batch_job_agree_on_who_leads():
     told = {"AWS_BATCH_JOB_NUM_NODES": "3", "AWS_BATCH_JOB_MAIN_NODE_INDEX": "0"}
     address = "AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS"
     child = resources(read_elsewhere({**told, "AWS_BATCH_JOB_NODE_INDEX": "2", address: "10.0.0.7"}))
-    assert child == {"current_host": "node-2", "hosts": ["10.0.0.7", "node-1", "node-2"]}
+    assert child == {
+        "current_host": "10.0.0.7-node-2",
+        "hosts": ["10.0.0.7", "10.0.0.7-node-1", "10.0.0.7-node-2"],
+    }
     main = resources(read_elsewhere({**told, "AWS_BATCH_JOB_NODE_INDEX": "0", address: "10.0.0.7"}))
     assert main == {"current_host": "10.0.0.7", "hosts": child["hosts"]}
 
@@ -157,8 +164,10 @@ def test_the_nodes_of_a_batch_job_agree_on_who_leads():
 def test_the_environment_sorts_the_main_node_first(tmp_path):
     config = tmp_path / "input/config"
     config.mkdir(parents=True)
-    hosts = [*(f"node-{index}" for index in range(1, 12)), "10.0.0.7"]
-    (config / "resourceconfig.json").write_text(json.dumps({"current_host": "node-11", "hosts": hosts}))
+    hosts = [*(f"10.0.0.7-node-{index}" for index in range(1, 12)), "10.0.0.7"]
+    (config / "resourceconfig.json").write_text(
+        json.dumps({"current_host": "10.0.0.7-node-11", "hosts": hosts})
+    )
     environment = read_environment({"SAGEMAKER_BASE_DIR": str(tmp_path)})
     assert (environment.hosts[0], environment.host_rank) == ("10.0.0.7", 11)
 

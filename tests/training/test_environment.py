@@ -352,3 +352,50 @@ def test_a_file_in_place_of_a_channel_is_named(job):
     (job.root / "input" / "data" / "training").write_text("x")
     assert job.run("train").code == 1
     assert "a file in place of the folder" in job.failure
+
+
+# pods of Kubernetes
+
+
+@pytest.mark.parametrize(
+    ("told", "rank"),
+    [
+        ({"RANK": "0"}, 0),
+        ({"RANK": "10"}, 10),  # PyTorchJob
+        ({"JOB_COMPLETION_INDEX": "2"}, 2),  # an indexed Job
+        ({"RANK": "1", "JOB_COMPLETION_INDEX": "0"}, 1),
+    ],
+)
+def test_pods_that_are_told_of_each_other_train_together(tmp_path, told, rank):
+    base = {"SAGEMAKER_BASE_DIR": str(tmp_path), "WORLD_SIZE": "11", "MASTER_ADDR": "job-master-0"}
+    environment = read_environment({**base, **told, "MASTER_PORT": "23456"})
+    assert (environment.host_rank, len(environment.hosts)) == (rank, 11)
+    assert (environment.hosts[0], environment.rendezvous_port) == ("job-master-0", 23456)
+    assert read_environment({**base, **told, "RENDEZVOUS_PORT": "5"}).rendezvous_port == 5
+
+
+def test_what_sagemaker_wrote_counts_more_than_variables(tmp_path):
+    (tmp_path / "input/config").mkdir(parents=True)
+    (tmp_path / "input/config/resourceconfig.json").write_text(json.dumps(REAL_RESOURCES))
+    told = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "other"}
+    assert read_environment({"SAGEMAKER_BASE_DIR": str(tmp_path), **told}).hosts == ("algo-1",)
+
+
+@pytest.mark.parametrize("told", [{}, {"JOB_COMPLETION_INDEX": "0"}, {"WORLD_SIZE": "1", "RANK": "0"}])
+def test_a_pod_may_be_alone(tmp_path, told):
+    environment = read_environment({"SAGEMAKER_BASE_DIR": str(tmp_path), **told})
+    assert (environment.hosts, environment.rendezvous_port) == (("algo-1",), 7777)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"JOB_COMPLETION_INDEX": "1"}, "pod 1 .* WORLD_SIZE says that there are 1"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "pod 2 .* there are 2"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR, the address of the first pod, is missing"),
+        ({"RANK": "first", "WORLD_SIZE": "2"}, "RANK must be a whole number, not 'first'"),
+    ],
+)
+def test_pods_that_would_train_by_themselves_are_refused(tmp_path, told, said):
+    with pytest.raises(ValueError, match=said):
+        read_environment({"SAGEMAKER_BASE_DIR": str(tmp_path), **told})

@@ -1,5 +1,6 @@
 """Inside the training run with compile=true: torch.compile, and what it needs of the machine."""
 
+import importlib.util
 import shutil
 import sysconfig
 from collections.abc import Callable
@@ -11,7 +12,10 @@ from torch import nn
 
 COMPILERS = {"cuda": ("gcc", "clang"), "cpu": ("g++",)}
 """What triton makes its launcher with on GPUs, and torch's inductor its kernels on CPUs; one of them is enough."""
-DEBIAN_PACKAGES = {"cuda": "gcc libc6-dev python3-dev", "cpu": "g++ python3-dev"}
+CURES = {
+    "cuda": "build the image with `make build-train COMPILE=1`",
+    "cpu": "install the packages g++ and python3-dev",
+}
 
 
 def require_compiler(device: torch.device) -> None:
@@ -22,10 +26,12 @@ def require_compiler(device: torch.device) -> None:
         missing.append(" or ".join(names))
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         missing.append("Python's headers")
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        missing.append("triton")
     if missing:
         raise ValueError(
-            f"compile=true needs {' and '.join(missing)}, which this image lacks: add {DEBIAN_PACKAGES[device.type]} "
-            "to the last stage of Dockerfile.train with apt-get install, or set compile=false"
+            f"compile=true needs {' and '.join(missing)}, which this machine lacks: "
+            f"{CURES[device.type]}, or set compile=false"
         )
 
 
