@@ -18,9 +18,12 @@ from launching.calls import LaunchError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "container"))
 
-from metrics.cloudwatch import NAMESPACE
+from metrics.cloudwatch import LEVELS, NAMESPACE
+from metrics.period import DRIFT_FIGURES, GPU_FIGURES
 
-__all__ = ["NAMESPACE", "Curve", "add_region", "curves", "one_line_errors"]
+__all__ = ["LEVELS", "NAMESPACE", "OF_PARTS", "Curve", "add_region", "curves", "one_line_errors"]
+OF_PARTS = {*GPU_FIGURES, *DRIFT_FIGURES.values()}
+"""The metrics that METRICS_LEVEL=gpu keeps apart by the dimension `Gpu` or `Figure`."""
 QUERIES_PER_CALL = 500
 """Of GetMetricData (CloudWatch API reference)."""
 

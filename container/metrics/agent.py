@@ -186,8 +186,8 @@ class Period:
     def __init__(self, sink: Sink, seconds: float, num_hosts: int, usd_per_hour: float | None) -> None:
         self._sink, self._seconds = sink, seconds
         self._num_hosts, self._usd_per_hour = num_hosts, usd_per_hour
-        self._number = 0
         self._begun = time.time()
+        self._number = int(self._begun // seconds)
         self._samples: list[GpuSample] = []
         self._work: list[Mapping[str, float]] = []
 

@@ -94,7 +94,7 @@ def series_of(
             sum(message.get("predict_seconds", 0) for message in work) / derived["Requests"]
         )
     if usd_per_hour is not None:
-        usd = usd_per_hour * seconds / SECONDS_PER_HOUR
+        usd = derived["HostUsd"] = usd_per_hour * seconds / SECONDS_PER_HOUR
         done = derived.get("Requests") if host_rate is None else host_rate * seconds
         if done:
             derived["CostPer1000"] = 1000 * usd / done
