@@ -35,8 +35,9 @@ SILENT_INTERVALS = 30
 BACKLOG_MOMENTS = 900
 """Moments kept while standard output takes no more lines: 15 minutes; later ones are dropped."""
 
-SUMMARY_INTERVALS = 10
-"""The summary is rewritten after so many sampling intervals: whoever reads it before the end has nearly all."""
+SUMMARY_INTERVALS = 1
+"""The summary is rewritten after so many sampling intervals: whoever reads it before the end, as the report of a job
+of seconds does, has nearly all."""
 
 Moment = tuple[float, list[GpuSample]]
 """Seconds since 1970, and a sample of each GPU taken then."""
