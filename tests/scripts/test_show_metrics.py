@@ -17,6 +17,23 @@ def test_the_last_hour_as_table_and_picture(aws, script, tmp_path):
     assert (tmp_path / "hour.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_gpus_and_figures_that_are_told_apart_have_their_names(aws, script):
+    door = {"Project": "normals", "Endpoint": "door", "Variant": "v"}
+    for figure in ("brightness", "sharpness"):
+        aws.publish("DriftPsi", [0.3], {**door, "Figure": figure})
+    for gpu in "01":
+        aws.publish("GpuUtilization", [50], {**door, "Gpu": gpu})
+    result = script("show_metrics.py", "door")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("  ") for line in result.stdout.splitlines()[1:]]
+    assert [[cell.strip() for cell in row if cell.strip()][:2] for row in rows] == [
+        ["DriftPsi", "v brightness"],
+        ["DriftPsi", "v sharpness"],
+        ["GpuUtilization", "v GPU 0"],
+        ["GpuUtilization", "v GPU 1"],
+    ]
+
+
 def test_nothing_to_show_is_said(aws, script):
     result = script("show_metrics.py", "nobody")
     assert result.returncode == 1
