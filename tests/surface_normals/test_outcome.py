@@ -205,6 +205,16 @@ def test_a_job_without_validation_has_curves_and_no_measurement(tmp_path, channe
     assert not (job.output / "per_image.csv").exists()
 
 
+def test_drift_has_the_validations_pictures_to_compare_with_or_else_the_trainings(tmp_path, channels, job):
+    reference = json.loads((job.folder / "model/model.json").read_text())["reference"]
+    assert {sum(histogram["counts"]) for histogram in reference.values()} == {3}
+    alone = Job(tmp_path).run(CONFIG, {"train": channels["train"]})
+    of_training = json.loads((alone.folder / "model/model.json").read_text())["reference"]
+    assert {sum(histogram["counts"]) for histogram in of_training.values()} == {4}
+    assert reference.keys() - of_training.keys() == {"expected_error_degrees"}
+    assert of_training.keys() <= reference.keys()
+
+
 def test_a_file_that_cannot_be_written_does_not_cost_the_job(tmp_path, channels, caplog):
     job = Job(tmp_path)
     (job.output / "report.html").mkdir()
