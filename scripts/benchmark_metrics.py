@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
 """What the metrics cost a job: `make bench-metrics`, on a driver library that pretends to have eight GPUs.
 
-The agent's processor time and memory; then the time of a training step, and of requests, with metrics on and off.
-Single steps, on and off in turn, so that whatever else the machine does falls on both alike. The smallest network
-on one thread, and a model that does nothing but double numbers: of a real one the same cost is a smaller share.
+The agent's processor time and memory; then a training step, requests to a model that does nothing but double numbers,
+and requests for normals, with metrics on and off in turn, so that whatever else the machine does falls on both alike.
+
+Two answers each. Processor time, of the job and of its agent together: nobody else's work is in it, so that it tells
+an effect of a part of 1 %, and where all cores are busy it is what the job loses. The mean of it: the agent works once
+a second, in one half of many, of which a median knows nothing. And the time on the clock, as the median of the pairs,
+which other programs spoil less.
 """
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -16,17 +21,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "container"), str(ROOT / "tests" / "fakes")]
 
 import nvml  # noqa: E402
 from metrics.work import WorkSender  # noqa: E402
+from serving_benchmark import workload  # noqa: E402
+from surface_normals.drift_figures import FIGURES  # noqa: E402
 from surface_normals.training import Config  # noqa: E402
 from surface_normals.training.batches import training_batches  # noqa: E402
 from surface_normals.training.dataset import PictureDataset  # noqa: E402
@@ -34,12 +43,21 @@ from surface_normals.training.loop import Trainer  # noqa: E402
 from surface_normals.training.synthetic import write_dataset  # noqa: E402
 
 GPUS = 8
-PAIRS = 600
-"""Of each comparison; either half takes 50 to 100 ms."""
+STEP_PAIRS, REQUEST_PAIRS, NORMALS_PAIRS = 450, 500, 400
+"""Of each comparison; either half takes some 100 ms."""
 REQUESTS = 50
-"""Of a half."""
+"""Of a half, to the model that does nothing; for normals it is one."""
 WATCHED_SECONDS = 30
 ADDRESS = "benchmark-metrics"
+WALL, CPU = 0, 1
+
+
+@dataclass(frozen=True)
+class Side:
+    """On, or off: a half's work, and whose processor time is the job's."""
+
+    work: Callable[[], None]
+    pids: tuple[int, ...]
 
 
 def main() -> None:
@@ -52,34 +70,74 @@ def main() -> None:
             time.sleep(WATCHED_SECONDS)
             share = 100 * (cpu_seconds(pid) - before) / WATCHED_SECONDS
             print(f"agent, {GPUS} GPUs: {share:.2f} % of a core, {peak_megabytes(pid):.0f} MB", flush=True)
-            tell("training step", compare(training(pid, folder)))
-        with servers(driver, folder) as load:
-            tell("request", compare(load))
+            tell("training step", compare(training(pid, folder), STEP_PAIRS))
+        doubling = folder / "doubling"
+        (doubling / "model").mkdir(parents=True)
+        (doubling / "model" / "model.json").write_text('{"factor": 2}')
+        ask = partial(requests, b"[1, 2, 3]", "application/json", REQUESTS)
+        with servers(driver, doubling, "doubling", ask) as sides:
+            tell(f"{REQUESTS} requests", compare(sides, REQUEST_PAIRS))
+        normals = folder / "normals"
+        make_normals_model(normals / "model")
+        ask = partial(requests, workload.picture(), workload.REQUEST_TYPE, 1)
+        with servers(driver, normals, "surface_normals", ask) as sides:
+            tell("request for normals", compare(sides, NORMALS_PAIRS))
 
 
-def compare(work: dict[str, Callable[[], None]]) -> np.ndarray:
-    """[PAIRS, 2] seconds of `off` and `on`, one right after the other; which of them goes first changes."""
-    seconds = np.empty((PAIRS, 2))
-    for name in 3 * ["off", "on"]:  # warms up
-        work[name]()
-    for number in range(PAIRS):
+def compare(sides: tuple[Side, Side], pairs: int) -> NDArray[np.float64]:
+    """(pairs, 2, 2): each pair's seconds of off and of on, on the clock and of the processor.
+
+    One half comes right after the other; which of them goes first changes.
+    """
+    seconds = np.empty((pairs, 2, 2))
+    for side in 3 * sides:  # warms up
+        side.work()
+    for number in range(pairs):
         for column in (0, 1) if number % 2 else (1, 0):
-            started = time.perf_counter()
-            work[("off", "on")[column]]()
-            seconds[number, column] = time.perf_counter() - started
+            side = sides[column]
+            used, started = sum(map(cpu_seconds, side.pids)), time.perf_counter()
+            side.work()
+            seconds[number, column, WALL] = time.perf_counter() - started
+            seconds[number, column, CPU] = sum(map(cpu_seconds, side.pids)) - used
     return seconds
 
 
-def tell(what: str, seconds: np.ndarray) -> None:
-    """Median of the pairs' ratios, and between which values chance alone would leave it 95 times of 100.
+def tell(what: str, seconds: NDArray[np.float64]) -> None:
+    cpu = interval(seconds[:, :, CPU], ratio_of_means)
+    wall = interval(seconds[:, :, WALL], median_ratio)
+    took = f"{1000 * np.median(seconds[:, 0, WALL]):.0f} ms without"
+    print(f"{what}, on / off: processor time {cpu}, time {wall}, {took}", flush=True)
 
-    The interval is the bootstrap's (Efron 1979): the median again, of as many pairs drawn with replacement.
+
+def ratio_of_means(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., pairs, 2) to (...)."""
+    means: NDArray[np.float64] = pairs.mean(axis=-2)
+    return means[..., 1] / means[..., 0]
+
+
+def median_ratio(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., pairs, 2) to (...)."""
+    ratios: NDArray[np.float64] = np.median(pairs[..., 1] / pairs[..., 0], axis=-1)
+    return ratios
+
+
+def interval(pairs: NDArray[np.float64], figure: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> str:
+    """A figure of (pairs, 2), and between which values chance alone would leave it 95 times of 100.
+
+    The interval is the bootstrap's (Efron 1979): the figure again, of as many pairs drawn with replacement.
     """
-    ratios = seconds[:, 1] / seconds[:, 0]
-    drawn = np.random.default_rng(0).choice(ratios, (2000, PAIRS))
-    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
-    took = f"{1000 * np.median(seconds[:, 0]):.0f} ms without"
-    print(f"{what}, on / off: {np.median(ratios):.4f} ({low:.4f} to {high:.4f}), {took}", flush=True)
+    drawn = np.random.default_rng(0).integers(0, len(pairs), (2000, len(pairs)))
+    low, high = np.percentile(figure(pairs[drawn]), [2.5, 97.5])
+    return f"{figure(pairs):.4f} ({low:.4f} to {high:.4f})"
+
+
+def make_normals_model(folder: Path) -> None:
+    """An `S` network with a reference of drift, so that requests are held against it."""
+    workload.make_model(folder, "S")
+    path = folder / "model.json"
+    histogram = {"edges": [0.0], "counts": [200, 200]}
+    described = json.loads(path.read_text()) | {"reference": dict.fromkeys(FIGURES, histogram)}
+    path.write_text(json.dumps(described))
 
 
 @contextmanager
@@ -100,7 +158,7 @@ def agent(driver: Path, folder: Path) -> Iterator[int]:
         process.wait(10)
 
 
-def training(agent_pid: int, folder: Path) -> dict[str, Callable[[], None]]:
+def training(agent_pid: int, folder: Path) -> tuple[Side, Side]:
     """A step of the smallest network on a batch in memory, told to the agent: far more often than in a job."""
     pictures = folder / "pictures"
     for _ in write_dataset(pictures, count=4, width=160, height=128, seed=1):
@@ -115,7 +173,8 @@ def training(agent_pid: int, folder: Path) -> dict[str, Callable[[], None]]:
         trainer.train_step(batch)
         sender.send(images_per_second=40.0, data_wait_percent=1.0)
 
-    return {"off": lambda: without(agent_pid, lambda: step(silent)), "on": lambda: step(telling)}
+    pids = (os.getpid(), agent_pid)
+    return Side(lambda: without(agent_pid, lambda: step(silent)), pids), Side(lambda: step(telling), pids)
 
 
 def without(agent_pid: int, work: Callable[[], None]) -> None:
@@ -128,11 +187,11 @@ def without(agent_pid: int, work: Callable[[], None]) -> None:
 
 
 @contextmanager
-def servers(driver: Path, folder: Path) -> Iterator[dict[str, Callable[[], None]]]:
-    """Two servers of the same model, with and without metrics; the agent stands still while the other is asked."""
-    (folder / "ml" / "model").mkdir(parents=True)
-    (folder / "ml" / "model" / "model.json").write_text('{"factor": 2}')
-    running, load = [], {}
+def servers(
+    driver: Path, folder: Path, package: str, ask: Callable[[http.client.HTTPConnection], None]
+) -> Iterator[tuple[Side, Side]]:
+    """Two servers of the same model, without and with metrics; the agent stands still while the other is asked."""
+    running, connections = [], []
     try:
         for metrics in ("off", "on"):
             with socket.socket() as probe:
@@ -140,9 +199,9 @@ def servers(driver: Path, folder: Path) -> Iterator[dict[str, Callable[[], None]
                 port = probe.getsockname()[1]
             environ = {
                 **os.environ,
-                "SAGEMAKER_BASE_DIR": str(folder / "ml"),
+                "SAGEMAKER_BASE_DIR": str(folder),
                 "SAGEMAKER_BIND_TO_PORT": str(port),
-                "MODEL_PACKAGE": "doubling",
+                "MODEL_PACKAGE": package,
                 "PYTHONPATH": str(ROOT / "tests" / "fakes"),
                 "GPU_METRICS": metrics,
                 "LD_LIBRARY_PATH": str(driver),
@@ -151,9 +210,13 @@ def servers(driver: Path, folder: Path) -> Iterator[dict[str, Callable[[], None]
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             running.append(subprocess.Popen(command, env=environ, **quiet))
             wait_until(lambda port=port: is_ready(port))
-            load[metrics] = partial(requests, http.client.HTTPConnection("127.0.0.1", port, timeout=30))
-        agent_pid = next(filter(is_agent, children(running[1].pid)))
-        yield {"off": lambda: without(agent_pid, load["off"]), "on": load["on"]}
+            connections.append(http.client.HTTPConnection("127.0.0.1", port, timeout=60))
+        silent, telling = ((server.pid, *children(server.pid)) for server in running)
+        agent_pid = next(filter(is_agent, telling))
+        yield (
+            Side(lambda: without(agent_pid, lambda: ask(connections[0])), silent),
+            Side(lambda: ask(connections[1]), telling),
+        )
     finally:
         for server in running:
             server.terminate()
@@ -161,9 +224,9 @@ def servers(driver: Path, folder: Path) -> Iterator[dict[str, Callable[[], None]
             server.wait(40)
 
 
-def requests(connection: http.client.HTTPConnection) -> None:
-    for _ in range(REQUESTS):
-        connection.request("POST", "/invocations", b"[1, 2, 3]", {"Content-Type": "application/json"})
+def requests(body: bytes, content_type: str, count: int, connection: http.client.HTTPConnection) -> None:
+    for _ in range(count):
+        connection.request("POST", "/invocations", body, {"Content-Type": content_type})
         answer = connection.getresponse()
         answer.read()
         assert answer.status == 200
@@ -197,7 +260,9 @@ def is_agent(pid: int) -> bool:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process."""
+    """User and system time of a process, in hundredths; of this one as fine as the clock is."""
+    if pid == os.getpid():
+        return time.process_time()
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

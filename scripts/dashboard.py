@@ -13,16 +13,18 @@ from typing import Any
 
 from launching.calls import Aws, Call
 from launching.limits import check_limits
-from metrics_queries import NAMESPACE, add_region, one_line_errors
-from watch_alarms import Watched, alarms
+from metrics_queries import LEVELS, NAMESPACE, add_region, one_line_errors
+from watch_alarms import Watched, alarm_prefix, alarms
 
 WIDTH, HEIGHT = 8, 6
 """Of a widget, in the dashboard's grid of 24 columns."""
+SO_FAR = "so far"
+"""In the place of a statistic: the sum since the graph's left end."""
 TRAINING_ROWS = (
     (("SamplesPerSecond", "Average"), ("DataWaitPercent", "Average"), ("CostPer1000", "Average")),
     (("GpuUtilization", "p10 p50 p90"), ("GpuIdlePercent", "Average"), ("WastedUsd", "Sum")),
     (("SamplesPerJoule", "Average"), ("GpuEnergyJoules", "Sum"), ("GpuUtilizationSpread", "Maximum")),
-    (("StepMilliseconds", "p50 p90"), ("LossScale", "Minimum")),
+    (("StepMilliseconds", "p50 p90"), ("LossScale", "Minimum"), ("HostUsd", SO_FAR)),
 )
 SERVING_ROWS = (
     (("Requests", "Sum"), ("RequestErrors", "Sum"), ("RequestMilliseconds", "p50 p90 p99")),
@@ -33,7 +35,7 @@ SERVING_ROWS = (
         ("EncodeMilliseconds", "p50 p90"),
     ),
     (("GpuSecondsPerRequest", "Average"), ("CostPer1000", "Average"), ("WastedUsd", "Sum")),
-    (("DriftPsi", "Maximum"), ("DriftKs", "Maximum")),
+    (("DriftPsi", "Maximum"), ("DriftKs", "Maximum"), ("HostUsd", SO_FAR)),
 )
 OF_EACH = (
     (("GpuUtilization", "Average"), ("GpuMemoryUsedPercent", "Maximum"), ("GpuPowerWatts", "Average")),
@@ -42,24 +44,41 @@ OF_EACH = (
         ("GpuPowerCappedPercent", "Average"),
         ("GpuTemperatureCelsius", "Maximum"),
     ),
+    (
+        ("GpuSmActivePercent", "Average"),
+        ("GpuTensorActivePercent", "Average"),
+        ("GpuMemoryBandwidthPercent", "Average"),
+    ),
+    (("GpuNvlinkReceivedMebibytesPerSecond", "Average"), ("GpuNvlinkSentMebibytesPerSecond", "Average")),
     (("GpuErrors", "Sum"), ("GpuXidErrors", "Sum"), ("GpuLost", "Sum")),
 )
 """Rows with a line for each host, or each GPU at METRICS_LEVEL=gpu."""
+OF_WHOM = {
+    "fleet": "all GPUs together",
+    "host": "each host, or each GPU at METRICS_LEVEL=gpu",
+    "gpu": "each GPU",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_options(arguments)
-    watched = Watched(options.project, options.endpoint, options.variant, options.job)
+    watched = Watched(options.project, options.endpoint, options.variant, options.job, options.level)
     with one_line_errors("dashboard"):
         board = body(watched, options.region)
-        alarm_set = alarms(watched, options.topic, options.queue_milliseconds)
+        alarm_set = alarms(
+            watched,
+            options.topic,
+            queue_milliseconds=options.queue_milliseconds,
+            request_milliseconds=options.request_milliseconds,
+        )
         if options.print:
             print(json.dumps({"dashboard": board, "alarms": alarm_set}, indent=2))
             return
         aws = Aws(options.region)
         if options.delete:
-            names = [alarm["AlarmName"] for alarm in alarm_set]
-            aws(Call("cloudwatch", "delete_alarms", {"AlarmNames": names}))
+            names = existing_alarms(aws, watched)
+            if names:
+                aws(Call("cloudwatch", "delete_alarms", {"AlarmNames": names}))
             aws(Call("cloudwatch", "delete_dashboards", {"DashboardNames": [watched.name]}))
             print(f"dashboard {watched.name} and {len(names)} alarms are deleted")
             return
@@ -90,8 +109,11 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     one.add_argument("--endpoint", metavar="NAME", help="this endpoint alone")
     one.add_argument("--job", metavar="NAME", help="this training job alone")
     add("--variant", default="AllTraffic", help="of the endpoint")
+    add("--level", choices=LEVELS, default="host", help="its METRICS_LEVEL (%(default)s)")
     add("--topic", metavar="ARN", help="SNS topic that the alarms tell; default: they tell nobody")
-    add("--queue-milliseconds", type=float, default=200, help="p90 of the wait for the model that alarms")
+    limit = "p90 of {} from which on it alarms (%(default)s)".format
+    add("--queue-milliseconds", type=float, default=200, help=limit("the wait for the model"))
+    add("--request-milliseconds", type=float, default=2000, help=limit("a request's time in the server"))
     do = parser.add_mutually_exclusive_group()
     do.add_argument("--print", action="store_true", help="print dashboard and alarms as JSON, without AWS")
     do.add_argument("--delete", action="store_true", help="delete both")
@@ -107,9 +129,10 @@ def body(watched: Watched, region: str | None) -> dict[str, Any]:
         _add_heading(widgets, f"# {phase}: the work")
         for row in rows:
             _add_row(widgets, [_fixed(watched, phase, name, stats) for name, stats in row])
-        _add_heading(widgets, f"# {phase}: each host, or each GPU at METRICS_LEVEL=gpu")
+        _add_heading(widgets, f"# {phase}: {OF_WHOM[watched.level]}")
         for row in OF_EACH:
-            _add_row(widgets, [_searched(watched, phase, name, stat) for name, stat in row])
+            draw = _fixed if watched.level == "fleet" else _searched
+            _add_row(widgets, [draw(watched, phase, name, stat) for name, stat in row])
         if own := _sagemakers(watched, phase):
             _add_heading(widgets, "# What SageMaker itself says")
             _add_row(widgets, own)
@@ -117,6 +140,19 @@ def body(watched: Watched, region: str | None) -> dict[str, Any]:
         if widget["type"] == "metric" and region is not None:
             widget["properties"]["region"] = region
     return {"widgets": widgets}
+
+
+def existing_alarms(aws: Aws, watched: Watched) -> list[str]:
+    """Names of those alarms of ours that are there: DeleteAlarms deletes none when it does not know one of them."""
+    return [
+        alarm["AlarmName"]
+        for phase in watched.phases
+        for page in aws.client("cloudwatch")
+        .get_paginator("describe_alarms")
+        .paginate(AlarmNamePrefix=alarm_prefix(watched, phase))
+        for alarm in page["MetricAlarms"]
+        if alarm.get("Namespace") == NAMESPACE
+    ]
 
 
 def _add_heading(widgets: list[dict[str, Any]], markdown: str) -> None:
@@ -149,6 +185,12 @@ def _properties(title: str, metrics: list[Any], stat: str) -> dict[str, Any]:
 
 def _fixed(watched: Watched, phase: str, name: str, stats: str) -> dict[str, Any]:
     dimensions = [word for pair in watched.dimensions(phase, name).items() for word in pair]
+    if stats == SO_FAR:
+        summed: list[Any] = [
+            [NAMESPACE, name, *dimensions, {"id": "m0", "visible": False}],
+            [{"expression": "RUNNING_SUM(m0)", "id": "e0", "label": SO_FAR}],
+        ]
+        return _properties(f"{name} {SO_FAR}", summed, "Sum")
     metrics = [
         [NAMESPACE, name, *dimensions, {"stat": stat, "label": stat if " " in stats else name}]
         for stat in stats.split()
@@ -157,7 +199,7 @@ def _fixed(watched: Watched, phase: str, name: str, stats: str) -> dict[str, Any
 
 
 def _searched(watched: Watched, phase: str, name: str, stat: str) -> dict[str, Any]:
-    """One expression for each of the levels `host` and `gpu`: it also finds hosts that are yet to come."""
+    """One expression for each of the levels `host` and `gpu`: they also find hosts that are yet to come."""
     schema, terms = watched.search(phase)
     expressions = [
         f"SEARCH('{{{NAMESPACE},{','.join(names)}}} MetricName=\"{name}\" {terms}', '{stat}', 60)"
@@ -170,7 +212,10 @@ def _searched(watched: Watched, phase: str, name: str, stat: str) -> dict[str, A
 
 
 def _sagemakers(watched: Watched, phase: str) -> list[dict[str, Any]]:
-    """Its own figures of one job or endpoint, to hold ours against."""
+    """Its own figures of one job or endpoint, to hold ours against.
+
+    Its GPUUtilization is up to 100 % for each GPU, and how many there are no metric says, to divide it by.
+    """
     if watched.endpoint:
         dimensions = ["EndpointName", watched.endpoint, "VariantName", watched.variant]
         times = [["AWS/SageMaker", name, *dimensions] for name in ("ModelLatency", "OverheadLatency")]

@@ -7,18 +7,20 @@ doctor.py --endpoint my-endpoint
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import NamedTuple
 
 from botocore.exceptions import ClientError
 
 from launching.calls import Aws
 from metrics_queries import add_region, curves, one_line_errors
+from patients import Container, Patient, describe_endpoint, describe_job
 
-LOG_GROUPS = {"job": "/aws/sagemaker/TrainingJobs", "endpoint": "/aws/sagemaker/Endpoints/{name}"}
-HOURS = 3
 EMF = '"_aws"'
+LISTED = timedelta(days=14)
+"""CloudWatch lists no series that has been silent for longer (API reference, "ListMetrics")."""
 
 
 class Finding(NamedTuple):
@@ -27,16 +29,6 @@ class Finding(NamedTuple):
     is_well: bool | None
     text: str
     cure: str = ""
-
-
-class Patient(NamedTuple):
-    """The job or endpoint, and what was set for it."""
-
-    kind: str
-    name: str
-    role: str | None
-    is_isolated: bool
-    environment: dict[str, str]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,62 +52,56 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def describe_job(aws: Aws, name: str) -> Patient:
-    job = aws.client("sagemaker").describe_training_job(TrainingJobName=name)
-    isolated = job.get("EnableNetworkIsolation", False)
-    return Patient("job", name, job.get("RoleArn"), isolated, job.get("Environment") or {})
-
-
-def describe_endpoint(aws: Aws, name: str) -> Patient:
-    client = aws.client("sagemaker")
-    config = client.describe_endpoint(EndpointName=name)["EndpointConfigName"]
-    variant = client.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"][0]
-    model = client.describe_model(ModelName=variant["ModelName"])
-    environment = (model.get("PrimaryContainer") or {}).get("Environment") or {}
-    isolated = model.get("EnableNetworkIsolation", False)
-    return Patient("endpoint", name, model.get("ExecutionRoleArn"), isolated, environment)
-
-
 def examine(aws: Aws, patient: Patient) -> Iterator[Finding]:
     """Every check in the order in which its failure explains the next ones; one that AWS refuses is unknown."""
-    checks: list[Callable[[Aws, Patient], Finding]] = [settings, log, rejected, role, arrived]
-    for check in checks:
+    if not patient.containers:
+        yield Finding(False, f"{patient.name} has no inference component", "make one: nothing runs there")
+    containers, places = patient.containers, patient.log_places
+    for check in (
+        *(partial(settings, patient, one) for one in containers),
+        *(partial(log, aws, patient, *place) for place in places),
+        *(partial(rejected, aws, patient, group) for group, _ in places),
+        *(partial(role, aws, one) for one in containers),
+        *(partial(arrived, aws, patient, one) for one in containers),
+    ):
         try:
-            yield check(aws, patient)
+            yield check()
         except ClientError as error:
+            refused = f"{check.func.__name__}: AWS refused {error.operation_name}"
             reason = error.response["Error"]["Code"]
-            allow = f"allow your user {error.operation_name}"
-            yield Finding(None, f"{check.__name__}: AWS refused {error.operation_name} ({reason})", allow)
+            yield Finding(None, f"{refused} ({reason})", f"allow your user {error.operation_name}")
 
 
-def settings(aws: Aws, patient: Patient) -> Finding:
-    """Whether anything is switched off."""
+def settings(patient: Patient, container: Container) -> Finding:
+    """Whether anything is switched off, and whether an endpoint's container knows whose it is."""
     for name in ("GPU_METRICS", "METRICS_SINK"):
-        if patient.environment.get(name, "").lower() == "off":
-            return Finding(False, f"{name}=off: nothing is published", f"leave {name} out")
-    if patient.kind == "endpoint" and patient.environment.get("ENDPOINT_NAME") != patient.name:
+        if container.environment.get(name, "").lower() == "off":
+            return Finding(False, f"{name}=off{container.of}: nothing is published", f"leave {name} out")
+    wanted = container.own_series
+    names = {"ENDPOINT_NAME": wanted.get("Endpoint"), "VARIANT_NAME": wanted.get("Variant")}
+    wrong = {name: value for name, value in names.items() if container.environment.get(name) != value}
+    if wrong:
         return Finding(
             False,
-            "the container does not know its endpoint: its figures are filed under the project alone",
-            f"set ENDPOINT_NAME={patient.name} and VARIANT_NAME, as `launch.py deploy` does",
+            f"the container{container.of} does not know its endpoint: its figures are filed under others' names",
+            f"set {' and '.join(f'{name}={value}' for name, value in wrong.items())}, as `launch.py deploy` does",
         )
-    return Finding(True, f"settings: METRICS_SINK={_sink(patient)}")
+    return Finding(True, f"settings{container.of}: METRICS_SINK={container.sink}")
 
 
-def log(aws: Aws, patient: Patient) -> Finding:
+def log(aws: Aws, patient: Patient, group: str, prefix: str) -> Finding:
     """Whether metric lines stand in the log."""
-    if _sink(patient) != "emf":
+    if all(container.sink != "emf" for container in patient.containers):
         return Finding(True, "log: no metric lines expected")
-    group = LOG_GROUPS[patient.kind].format(name=patient.name)
-    prefix = {"logStreamNamePrefix": patient.name} if patient.kind == "job" else {}
     client = aws.client("logs")
     try:
         pages = client.get_paginator("filter_log_events").paginate(
             logGroupName=group,
             filterPattern=EMF,
-            startTime=_milliseconds(_now() - timedelta(hours=HOURS)),
+            startTime=_milliseconds(patient.begin),
+            endTime=_milliseconds(patient.end),
             PaginationConfig={"MaxItems": 1},
-            **prefix,
+            **({"logStreamNamePrefix": prefix} if prefix else {}),
         )
         count = sum(len(page["events"]) for page in pages)
     except client.exceptions.ResourceNotFoundException:
@@ -124,74 +110,70 @@ def log(aws: Aws, patient: Patient) -> Finding:
     if not count:
         return Finding(
             False,
-            f"log: no metric line in {group} in the last {HOURS} h",
+            f"log: no metric line in {group} {patient.span}",
             "look there for a line `GPU metrics end here` or `no GPU is sampled`; the first line comes after a minute",
         )
     return Finding(True, f"log: metric lines in {group}")
 
 
-def rejected(aws: Aws, patient: Patient) -> Finding:
+def rejected(aws: Aws, patient: Patient, group: str) -> Finding:
     """Whether CloudWatch Logs could not make metrics of lines."""
-    group = LOG_GROUPS[patient.kind].format(name=patient.name)
     counts = {}
     for metric in ("EMFParsingErrors", "EMFValidationErrors"):
         points = aws.client("cloudwatch").get_metric_statistics(
             Namespace="AWS/Logs",
             MetricName=metric,
             Dimensions=[{"Name": "LogGroupName", "Value": group}],
-            StartTime=_now() - timedelta(hours=HOURS),
-            EndTime=_now() + timedelta(minutes=1),
-            Period=HOURS * 3600,
+            StartTime=patient.begin,
+            EndTime=patient.end + timedelta(minutes=1),
+            Period=3600,
             Statistics=["Sum"],
         )["Datapoints"]
         counts[metric] = sum(point["Sum"] for point in points)
     if bad := {name: count for name, count in counts.items() if count}:
         told = ", ".join(f"{count:.0f} {name}" for name, count in bad.items())
         cure = "use METRICS_SINK=putmetricdata, and report this with a line of the log: it is a defect"
-        return Finding(False, f"lines rejected: {told} in the last {HOURS} h", cure)
+        return Finding(False, f"lines rejected in all of {group}: {told} {patient.span}", cure)
     return Finding(True, "lines rejected: none")
 
 
-def role(aws: Aws, patient: Patient) -> Finding:
+def role(aws: Aws, container: Container) -> Finding:
     """Whether PutMetricData may be called, where it is to be."""
-    if _sink(patient) != "putmetricdata":
-        return Finding(True, "role: needs no right for metric lines")
-    if patient.is_isolated:
+    if container.sink != "putmetricdata":
+        return Finding(True, f"role{container.of}: needs no right for metric lines")
+    if container.is_isolated:
         cure = "use METRICS_SINK=emf, which needs neither, or switch isolation off"
-        return Finding(False, "role: network isolation leaves no credentials and no network", cure)
-    if patient.role is None:
-        return Finding(None, "role: not known")
+        text = f"role{container.of}: network isolation leaves no credentials and no network"
+        return Finding(False, text, cure)
+    if container.role is None:
+        return Finding(None, f"role{container.of}: not known")
     results = aws.client("iam").simulate_principal_policy(
-        PolicySourceArn=patient.role, ActionNames=["cloudwatch:PutMetricData"]
+        PolicySourceArn=container.role, ActionNames=["cloudwatch:PutMetricData"]
     )["EvaluationResults"]
     if any(result["EvalDecision"] != "allowed" for result in results):
         cure = "allow it cloudwatch:PutMetricData on *, or use METRICS_SINK=emf, which needs no right"
-        return Finding(False, f"role: {patient.role} may not call PutMetricData", cure)
-    return Finding(True, "role: may call PutMetricData")
+        return Finding(False, f"role: {container.role} may not call PutMetricData", cure)
+    return Finding(True, f"role{container.of}: may call PutMetricData")
 
 
-def arrived(aws: Aws, patient: Patient) -> Finding:
+def arrived(aws: Aws, patient: Patient, container: Container) -> Finding:
     """Whether CloudWatch has points."""
-    found = curves(aws.client("cloudwatch"), patient.name, HOURS)
+    end = patient.end + timedelta(minutes=1)
+    found = curves(aws.client("cloudwatch"), [container.series], patient.begin, end)
+    whose = f"metrics{container.of}"
+    if "Phase" in container.series:
+        whose = f"metrics of all of {container.series['Project']} (METRICS_LEVEL=fleet)"
     if not found:
-        cure = "see the lines above; a first point takes some three minutes, and METRICS_LEVEL=fleet has none of a job"
-        return Finding(False, f"metrics: none in CloudWatch in the last {HOURS} h", cure)
+        if datetime.now(timezone.utc) - patient.end > LISTED:
+            return Finding(None, f"{whose}: CloudWatch lists none that is {LISTED.days} days old")
+        cure = "see the lines above; a first point takes some three minutes"
+        return Finding(False, f"{whose}: none in CloudWatch {patient.span}", cure)
     names = {curve.metric for curve in found}
     newest = max(curve.times[-1] for curve in found)
-    text = f"metrics: {len(names)} in {len(found)} series, the newest of {newest:%H:%M} UTC"
-    if not any(name.startswith("Gpu") for name in names):
-        return Finding(
-            False, f"{text}, none of a GPU", "right without a GPU; else the log says `no GPU is sampled: ...`"
-        )
+    text = f"{whose}: {len(names)} in {len(found)} series, the newest of {newest:%Y-%m-%d %H:%M} UTC"
+    if container.has_gpu and not any(name.startswith("Gpu") for name in names):
+        return Finding(False, f"{text}, none of a GPU", "the log says why: `no GPU is sampled: ...`")
     return Finding(True, text)
-
-
-def _sink(patient: Patient) -> str:
-    return patient.environment.get("METRICS_SINK", "emf").lower()
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)
 
 
 def _milliseconds(time: datetime) -> int:

@@ -4,10 +4,10 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from pathlib import Path
 
 from boto3.exceptions import Boto3Error
@@ -18,9 +18,12 @@ from launching.calls import LaunchError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "container"))
 
-from metrics.cloudwatch import NAMESPACE
+from metrics.cloudwatch import LEVELS, NAMESPACE
+from metrics.period import DRIFT_FIGURES, GPU_FIGURES
 
-__all__ = ["NAMESPACE", "Curve", "add_region", "curves", "one_line_errors"]
+__all__ = ["LEVELS", "NAMESPACE", "OF_PARTS", "Curve", "add_region", "curves", "one_line_errors"]
+OF_PARTS = {*GPU_FIGURES, *DRIFT_FIGURES.values()}
+"""The metrics that METRICS_LEVEL=gpu keeps apart by the dimension `Gpu` or `Figure`."""
 QUERIES_PER_CALL = 500
 """Of GetMetricData (CloudWatch API reference)."""
 
@@ -30,10 +33,17 @@ class Curve:
     """One statistic of one series: points of a minute each, oldest first."""
 
     metric: str
-    owner: str
-    """Which host, variant or GPU, as the series' other dimensions tell it."""
+    dimensions: Mapping[str, str]
     times: tuple[datetime, ...]
     values: tuple[float, ...]
+
+    @property
+    def owner(self) -> str:
+        """Which host or variant, and which GPU or figure of it, where these are told apart."""
+        parts = {"Host": "", "Variant": "", "Gpu": "GPU ", "Figure": ""}
+        return " ".join(
+            f"{word}{self.dimensions[name]}" for name, word in parts.items() if name in self.dimensions
+        )
 
 
 def add_region(parser: argparse.ArgumentParser) -> None:
@@ -61,27 +71,28 @@ def one_line_errors(program: str) -> Iterator[None]:
         sys.exit(f"{program}: {' '.join(str(error).split())}")
 
 
-def curves(client: BaseClient, name: str, hours: float, statistic: str = "Average") -> list[Curve]:
-    """Everything published for the job or endpoint `name` in the last hours; empty when there is nothing."""
+def curves(
+    client: BaseClient, owners: Iterable[Mapping[str, str]], begin: datetime, end: datetime
+) -> list[Curve]:
+    """The minutes' means of everything published between two times under dimensions that include one of `owners`."""
     listed = (
         metric
-        for key in ("JobName", "Endpoint")
+        for owner in owners
         for page in client.get_paginator("list_metrics").paginate(
-            Namespace=NAMESPACE, Dimensions=[{"Name": key, "Value": name}]
+            Namespace=NAMESPACE,
+            Dimensions=[{"Name": name, "Value": value} for name, value in owner.items()],
         )
         for metric in page["Metrics"]
     )
     # Once each, also where a list repeats one (moto's does).
     series = list({(one["MetricName"], json.dumps(one["Dimensions"])): one for one in listed}.values())
-    # Whole minutes: CloudWatch rounds the start down anyway.
-    end = datetime.now(timezone.utc).replace(second=0, microsecond=0) + timedelta(minutes=1)
     queries = [
         {
             "Id": f"q{number}",
             "MetricStat": {
                 "Metric": {key: metric[key] for key in ("Namespace", "MetricName", "Dimensions")},
                 "Period": 60,
-                "Stat": statistic,
+                "Stat": "Average",
             },
         }
         for number, metric in enumerate(series)
@@ -90,7 +101,7 @@ def curves(client: BaseClient, name: str, hours: float, statistic: str = "Averag
     for start in range(0, len(queries), QUERIES_PER_CALL):
         pages = client.get_paginator("get_metric_data").paginate(
             MetricDataQueries=queries[start : start + QUERIES_PER_CALL],
-            StartTime=end - timedelta(hours=hours),
+            StartTime=begin.replace(second=0, microsecond=0),  # CloudWatch rounds it down anyway
             EndTime=end,
         )
         for result in (result for page in pages for result in page["MetricDataResults"]):
@@ -100,11 +111,6 @@ def curves(client: BaseClient, name: str, hours: float, statistic: str = "Averag
     for number, metric in enumerate(series):
         if points := sorted(found.get(f"q{number}", [])):
             times, values = zip(*points, strict=True)
-            curves.append(Curve(metric["MetricName"], _owner(metric["Dimensions"]), times, values))
+            dimensions = {one["Name"]: one["Value"] for one in metric["Dimensions"]}
+            curves.append(Curve(metric["MetricName"], dimensions, times, values))
     return sorted(curves, key=lambda curve: (curve.metric, curve.owner))
-
-
-def _owner(dimensions: Sequence[dict[str, str]]) -> str:
-    shown = {one["Name"]: one["Value"] for one in dimensions}
-    gpu = f" GPU {shown['Gpu']}" if "Gpu" in shown else ""
-    return f"{shown.get('Host') or shown.get('Variant') or ''}{gpu}".strip()

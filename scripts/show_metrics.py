@@ -8,6 +8,7 @@ show_metrics.py my-endpoint --hours 24 --png day.png
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from launching.calls import Aws
@@ -21,7 +22,10 @@ COLUMNS = 3
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_options(arguments)
     with one_line_errors("show_metrics"):
-        found = curves(Aws(options.region).client("cloudwatch"), options.name, options.hours)
+        now = datetime.now(timezone.utc)
+        owners = [{key: options.name} for key in ("JobName", "Endpoint")]
+        client = Aws(options.region).client("cloudwatch")
+        found = curves(client, owners, now - timedelta(hours=options.hours), now + timedelta(minutes=1))
     if not found:
         sys.exit(
             f"show_metrics: no metric of {options.name!r} in the last {options.hours:g} h: the first ones take some "

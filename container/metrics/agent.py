@@ -40,8 +40,9 @@ BACKLOG_EVENTS = 3600
 LAST_WORDS_SECONDS = 0.5
 """At the end, for what the trainer or the workers have sent already."""
 
-SUMMARY_INTERVALS = 10
-"""The summary is rewritten after so many sampling intervals: whoever reads it before the end has nearly all."""
+SUMMARY_INTERVALS = 1
+"""The summary is rewritten after so many sampling intervals: whoever reads it before the end, as the report of a job
+of seconds does, has nearly all."""
 
 Clock = Callable[[], float]
 

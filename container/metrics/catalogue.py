@@ -38,6 +38,7 @@ METRICS: Mapping[str, Metric] = {
     "GpuUtilizationSpread": Metric("Percent", "the busiest GPU's mean utilisation minus the idlest one's"),
     "GpuEnergyJoules": Metric("None", "energy of all GPUs in the minute"),
     "WastedUsd": Metric("None", "price of that idle time, where `INSTANCE_USD_PER_HOUR` tells it"),
+    "HostUsd": Metric("None", "price of the host in the minute, likewise"),
     "CostPer1000": Metric("None", "US dollars for 1,000 images trained on or requests answered, likewise"),
     # Of the training.
     "SamplesPerSecond": Metric(

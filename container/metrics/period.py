@@ -96,7 +96,7 @@ def series_of(
     if samples and derived.get("Requests"):
         derived["GpuSecondsPerRequest"] = _sum(work, "predict_seconds") / derived["Requests"]
     if usd_per_hour is not None:
-        usd = usd_per_hour * seconds / SECONDS_PER_HOUR
+        usd = derived["HostUsd"] = usd_per_hour * seconds / SECONDS_PER_HOUR
         if done := derived.get("Requests") if images is None else images:
             derived["CostPer1000"] = 1000 * usd / done
         if "GpuIdlePercent" in derived:

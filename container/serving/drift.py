@@ -2,7 +2,8 @@
 
     an answered request -> the model's figures of it -> counts by the reference's bins -> distances, once a minute
 
-The bins are those that the model brings, so that an hour of traffic takes no more memory than a minute.
+The bins are those that the model brings, so that an hour of traffic takes no more memory than a minute. Each worker
+counts its own requests: they are shared out evenly, so each sees the same distribution, only later than all together.
 """
 
 import logging
@@ -21,7 +22,7 @@ MIN_COUNT = 200
 """Of inputs, in the reference and since the window began. From 200 on, chance alone makes the largest index of nine
 figures with eight bins exceed 0.25 in less than one window of a hundred (drawn from multinomial distributions)."""
 WINDOW_SECONDS = 3600.0
-"""Then counting begins anew, if there was enough to tell."""
+"""Then counting begins anew, if there was enough to tell; until there is again, the window before is what is told."""
 SECONDS_BETWEEN_LOOKS = 0.05
 """Of a worker: what it costs is bounded so, and twenty inputs a second tell as much as two hundred."""
 
@@ -58,7 +59,10 @@ def kolmogorov_smirnov(seen: Sequence[int], reference: Sequence[int]) -> float:
 
 
 class DriftWatch:
-    """Counts of this worker. `describe` gives an input and its output a number for each figure of `reference`."""
+    """Counts of this worker, a window of time after another.
+
+    `describe` gives an input and its output a number for each figure of `reference`.
+    """
 
     def __init__(
         self,
@@ -70,14 +74,19 @@ class DriftWatch:
         self._lock = threading.Lock()
         self._next_look = -math.inf
         self._is_broken = False
-        self.restart()
+        self._told: dict[str, Distance] = {}
+        self._begin()
 
     def restart(self) -> None:
-        """Begin a window."""
+        """Begin a window; `distances` stay this one's until the new one has enough."""
+        self.distances()
         with self._lock:
-            self._began = self._clock()
-            self.count = 0
-            self._seen = {name: [0] * len(histogram["counts"]) for name, histogram in self._reference.items()}
+            self._begin()
+
+    def _begin(self) -> None:
+        self._began = self._clock()
+        self.count = 0
+        self._seen = {name: [0] * len(histogram["counts"]) for name, histogram in self._reference.items()}
 
     def look(self, value: Any, output: Any) -> None:
         """Count an answered request, unless one was counted a moment ago. Never raises: the answer is made."""
@@ -101,22 +110,28 @@ class DriftWatch:
                 self._seen[name][place] += 1
 
     def distances(self) -> dict[str, Distance]:
-        """Of each figure, the largest PSI first; none while too little was seen."""
+        """Of each figure, the largest PSI first: of the newest window with enough; none before the first has."""
         with self._lock:
             seen = {name: list(counts) for name, counts in self._seen.items()}
-            if self.count < MIN_COUNT:
-                return {}
+            if not self.has_enough:
+                return self._told
         found = {}
         for name, counts in seen.items():
             reference = self._reference[name]["counts"]
             psi, ks = population_stability_index(counts, reference), kolmogorov_smirnov(counts, reference)
             found[name] = Distance(round(psi, 4), round(ks, 4))
-        return dict(sorted(found.items(), key=lambda item: -item[1].psi))
+        self._told = dict(sorted(found.items(), key=lambda item: -item[1].psi))
+        return self._told
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether so many were counted in this window that its distances say something."""
+        return self.count >= MIN_COUNT
 
     @property
     def is_over(self) -> bool:
         """Whether the window has been long enough."""
-        return self._clock() - self._began >= WINDOW_SECONDS and self.count >= MIN_COUNT
+        return self._clock() - self._began >= WINDOW_SECONDS and self.has_enough
 
 
 def open_watch(predictor: Any) -> DriftWatch | None:

@@ -53,14 +53,14 @@ class WorkReport:
             self._sender.send(**figures(new), **milliseconds(times), in_flight=totals["in_flight"])
 
     def send_drift(self, *, is_last: bool = False) -> None:
-        """Tell how far the requests of this window are from the reference, and at its end log it."""
+        """Tell how far the requests are from the reference, and at the end of a window log it."""
         watch = self._drift()
         if watch is None or not (distances := watch.distances()):
             return
         psi = {f"drift_psi:{figure}": distance.psi for figure, distance in distances.items()}
         ks = {f"drift_ks:{figure}": distance.ks for figure, distance in distances.items()}
         self._sender.send(**psi, **ks)
-        if watch.is_over or is_last:
+        if watch.is_over or (is_last and watch.has_enough):
             figures = {figure: distance._asdict() for figure, distance in distances.items()}
             _log.info({"event": "drift", "inputs": watch.count, "figures": figures})
             watch.restart()

@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--instance-type", default="ml.g5.xlarge")
     add("--instance-count", type=int, default=1)
+    add(
+        "--instance-usd-per-hour",
+        type=float,
+        metavar="PRICE",
+        help="of one instance, for the metric of the costs",
+    )
     add("--concurrency", type=int, metavar="N", help="requests at once; default: what suits the container")
     add("--payload-mb", type=int, metavar="N", help="largest picture; default: what suits the container")
     add_network(parser)
@@ -87,7 +93,12 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
         request["MaxConcurrentTransforms"] = options.concurrency
     if options.payload_mb:
         request["MaxPayloadInMB"] = options.payload_mb
-    environment = {"ERROR_RECORDS": "on"} if options.error_records else {}
+    # SageMaker does not tell a container its job: these are the dimensions of its metrics.
+    environment = {"ENDPOINT_NAME": name, "VARIANT_NAME": "transform"}
+    if options.instance_usd_per_hour is not None:
+        environment["INSTANCE_USD_PER_HOUR"] = f"{options.instance_usd_per_hour:g}"
+    if options.error_records:
+        environment["ERROR_RECORDS"] = "on"
     return [
         *look_at(source),
         create_model(options, name, source, environment, name),

@@ -72,6 +72,7 @@ def test_requests_and_gpus_together() -> None:
         "GpuIdlePercent": (50,),
         "GpuSecondsPerRequest": (0.05,),
         # A minute costs 10 cents: half of it idle, all of it for 10 requests.
+        "HostUsd": (0.1,),
         "WastedUsd": (0.05,),
         "CostPer1000": (10,),
     }
@@ -79,7 +80,8 @@ def test_requests_and_gpus_together() -> None:
 
 def test_a_server_that_waits_has_no_cost_of_a_request() -> None:
     series = series_of([GpuSample(0, 0)], [{"requests": 0}], seconds=60, num_hosts=1, usd_per_hour=6)
-    assert values(series) == {"Requests": (0,), "GpuIdlePercent": (100,), "WastedUsd": (0.1,)}
+    costs = {"HostUsd": (0.1,), "WastedUsd": (0.1,)}
+    assert values(series) == {"Requests": (0,), "GpuIdlePercent": (100,), **costs}
 
 
 def test_without_a_gpu_no_gpu_seconds() -> None:

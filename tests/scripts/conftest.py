@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,6 +19,7 @@ import pytest
 import requests
 
 import launch as launch_script
+from metrics.cloudwatch import NAMESPACE
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -180,6 +182,20 @@ class Aws:
             aws_secret_access_key="testing",
         )
 
+    def publish(self, metric, values, dimensions, namespace=NAMESPACE, end=None):
+        """A value for each of the minutes before `end`, a time of UTC; the last one now."""
+        end = end or datetime.now(timezone.utc)
+        data = [
+            {
+                "MetricName": metric,
+                "Dimensions": [{"Name": name, "Value": value} for name, value in dimensions.items()],
+                "Timestamp": end - timedelta(minutes=len(values) - 1 - number),
+                "Value": value,
+            }
+            for number, value in enumerate(values)
+        ]
+        self.client("cloudwatch").put_metric_data(Namespace=namespace, MetricData=data)
+
 
 @pytest.fixture(scope="session")
 def moto_url(tmp_path_factory):
@@ -214,6 +230,20 @@ def environment(aws, tmp_path):
         "AWS_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+
+
+@pytest.fixture
+def script(environment, tmp_path):
+    """Run one of the other scripts as a user does."""
+
+    def run(name, *arguments, **changes):
+        variables = {key: value for key, value in (environment | changes).items() if value is not None}
+        command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    return run
 
 
 @pytest.fixture

@@ -221,13 +221,20 @@ TRANSFORM = (
 
 
 def test_transform_runs_with_a_driver_for_the_image_and_removes_its_model(aws, launch):
-    result = launch(*TRANSFORM, "--concurrency", "4", "--payload-mb", "25", "--error-records")
+    settings = ("--error-records", "--instance-usd-per-hour", "1.408")
+    result = launch(*TRANSFORM, "--concurrency", "4", "--payload-mb", "25", *settings)
     assert result.returncode == 0, result.stderr
     job = aws.sent("CreateTransformJob")
     assert job["TransformResources"]["TransformAmiVersion"] == "al2-ami-sagemaker-batch-gpu-535"
     assert job["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"] == "s3://bucket/in/"
     assert (job["MaxConcurrentTransforms"], job["MaxPayloadInMB"]) == (4, 25)
-    assert aws.sent("CreateModel")["PrimaryContainer"]["Environment"]["ERROR_RECORDS"] == "on"
+    assert aws.sent("CreateModel")["PrimaryContainer"]["Environment"] == {
+        "METRICS_PROJECT": "surface-normals",
+        "ENDPOINT_NAME": "batch",
+        "VARIANT_NAME": "transform",
+        "INSTANCE_USD_PER_HOUR": "1.408",
+        "ERROR_RECORDS": "on",
+    }
     assert not aws.client("sagemaker").list_models()["Models"]
 
 

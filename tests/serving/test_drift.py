@@ -7,6 +7,7 @@ import pytest
 
 from serving import drift
 from serving.drift import DriftWatch, kolmogorov_smirnov, open_watch, population_stability_index
+from watch_alarms import OF_SERVING
 
 REFERENCE = {"size": {"edges": [10.0, 20.0], "counts": [100, 100, 200]}}
 
@@ -49,7 +50,45 @@ def test_values_fall_into_their_bins_and_too_few_tell_nothing():
     clock.now += drift.WINDOW_SECONDS
     assert watch.is_over
     watch.restart()
-    assert (watch.count, watch.distances(), watch.is_over) == (0, {}, False)
+    assert (watch.count, watch.has_enough, watch.is_over) == (0, False, False)
+
+
+def test_a_window_is_told_until_the_next_one_has_enough():
+    values = iter([30.0] * 200 + [5.0] * 200)
+    watch = DriftWatch(REFERENCE, lambda value, output: {"size": next(values)}, Clock())
+    for _ in range(200):
+        watch.look(None, None)
+    unlike = watch.distances()
+    assert unlike["size"].psi > 0.25
+    watch.restart()
+    for _ in range(199):
+        watch.look(None, None)
+        assert watch.distances() == unlike
+    watch.restart()  # too few to be told
+    assert watch.distances() == unlike
+
+
+@pytest.mark.parametrize("requests_an_hour", [30, 150, 5000])
+def test_the_alarm_rings_however_few_requests_there_are(requests_an_hour):
+    """Each minute of 12 hours, as the agent hears it."""
+    [rule] = [rule for rule in OF_SERVING if rule.metric == "DriftPsi"]
+    now = 0.0
+    watch = DriftWatch(REFERENCE, lambda value, output: {"size": 30.0}, lambda: now)
+    above, asked = [], 0
+    for minute in range(12 * 60):
+        while asked < requests_an_hour * minute / 60:
+            asked, now = asked + 1, now + 60 * 60 / requests_an_hour
+            watch.look(None, None)
+        told = watch.distances()
+        above.append(bool(told) and told["size"].psi > rule.threshold)
+        if watch.is_over:
+            watch.restart()
+    has_rung = any(
+        sum(above[end - rule.minutes : end]) >= rule.bad for end in range(rule.minutes, len(above))
+    )
+    assert has_rung
+    if asked > 2 * drift.MIN_COUNT:
+        assert all(above[-rule.minutes :])
 
 
 def test_what_it_costs_is_bounded():

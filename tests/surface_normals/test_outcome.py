@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from surface_normals.training import Config, train
+from surface_normals.training.outcome import Outcome
 from surface_normals.training.synthetic.dataset import write_dataset
 
 CONTAINER = Path(__file__).resolve().parents[2] / "container"
@@ -145,6 +146,48 @@ def test_the_report_shows_table_settings_and_names_as_they_are(job):
         assert finding["name"] in text
 
 
+GPU_SUMMARY = {
+    "seconds": 1000, "gpus": 1, "utilization_percent": {"mean": 62.4, "p10": 10, "p50": 90}, "data_wait_percent": 6.04,
+    "throttled_percent": 10, "memory_peak_bytes": 9 * 10**9, "memory_total_bytes": 24 * 10**9,
+    "batch_could_be_times_larger": 2.4, "energy_joules": 4250, "images_per_joule": 30.12, "host_usd": 1.256,
+    "verdict": "The GPUs are <well> used.",
+}  # fmt: skip
+GPU_ROWS = [
+    ("utilisation", "62 %, 10th percentile 10 %, median 90 %"),
+    ("wait for data", "6.0 % of the time"),
+    ("throttled", "10.0 % of the time"),
+    ("largest memory", "9.0 of 24.0 GB"),
+    ("the batch could be", "2.4 times larger"),
+    ("energy", "4.25 kJ"),
+    ("images per joule", "30.1"),
+    ("cost of this host", "1.26 USD"),
+]
+
+
+@pytest.mark.parametrize(
+    ("summary", "rows", "verdict"),
+    [
+        (GPU_SUMMARY, GPU_ROWS, "The GPUs are <well> used."),
+        (
+            {"verdict": "No GPU was sampled.", "data_wait_percent": 1},
+            [("wait for data", "1.0 % of the time")],
+            "No GPU",
+        ),
+        (None, [], None),
+        ("{half", [], None),
+    ],
+)
+def test_the_report_says_what_the_gpus_did(tmp_path, summary, rows, verdict):
+    if summary is not None:
+        (tmp_path / "gpu-summary.json").write_text(summary if summary == "{half" else json.dumps(summary))
+    Outcome(CONFIG, tmp_path, tmp_path, lambda name, value, step: None).finish(3, 3, {})
+    page = (tmp_path / "report.html").read_text()
+    section = page.partition("<h2>Use of the GPUs</h2>")[2].partition("<h2>")[0]
+    assert re.findall("<td>(.*?)</td><td>(.*?)</td>", section) == rows
+    assert (verdict or "") in " ".join(Page(section).text)
+    assert bool(section) == (verdict is not None)
+
+
 def test_a_stopped_job_tells_what_is_known_then(tmp_path, channels):
     job = Job(tmp_path)
     measured = lambda: any(name == "val_mean_angular_error" for name, _, _ in job.reported)  # noqa: E731
@@ -160,6 +203,16 @@ def test_a_job_without_validation_has_curves_and_no_measurement(tmp_path, channe
     assert "The model was not measured." in job.page
     assert not (job.output / "metrics.json").exists()
     assert not (job.output / "per_image.csv").exists()
+
+
+def test_drift_has_the_validations_pictures_to_compare_with_or_else_the_trainings(tmp_path, channels, job):
+    reference = json.loads((job.folder / "model/model.json").read_text())["reference"]
+    assert {sum(histogram["counts"]) for histogram in reference.values()} == {3}
+    alone = Job(tmp_path).run(CONFIG, {"train": channels["train"]})
+    of_training = json.loads((alone.folder / "model/model.json").read_text())["reference"]
+    assert {sum(histogram["counts"]) for histogram in of_training.values()} == {4}
+    assert reference.keys() - of_training.keys() == {"expected_error_degrees"}
+    assert of_training.keys() <= reference.keys()
 
 
 def test_a_file_that_cannot_be_written_does_not_cost_the_job(tmp_path, channels, caplog):

@@ -25,7 +25,7 @@ from surface_normals.training.evaluation import constant_predictions, evaluate, 
 from surface_normals.training.export import export
 from surface_normals.training.outcome import Outcome
 from surface_normals.training.progress import NotFinite, Progress
-from surface_normals.training.reference import reference_of
+from surface_normals.training.reference import reference_of, training_figures
 from surface_normals.training.shares import TrainingPictures, open_validation
 from surface_normals.training.trainer import Trainer
 
@@ -186,6 +186,9 @@ def _finish(
             save_artifact(model_dir, model, facts)
         else:
             logger.warning("stopped while the finished model was measured; it is in %s", model_dir)
+    elif training_set.dataset:
+        figures = training_figures(load_engine(model_dir), training_set.dataset, should_stop)
+        save_artifact(model_dir, model, {**facts, "reference": reference_of(figures)})
     if trainer.step == trainer.num_steps and not should_stop():  # a stopped job has no minutes left
         export(config.export, model_dir, should_stop)
     environment = provenance.environment(facts, trainer.device, trainer.ranks.count)

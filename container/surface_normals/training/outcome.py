@@ -18,6 +18,7 @@ from pathlib import Path
 from surface_normals.artifact import write_atomically
 from surface_normals.training.config import Config
 from surface_normals.training.evaluation import Evaluation
+from surface_normals.training.gpu_use import read_gpu_use
 from surface_normals.training.health import OBJECTIVE, Finding, examine
 from surface_normals.training.record import Record
 
@@ -159,15 +160,7 @@ class Outcome:
             self.evaluated_at,
             self.constants,
             findings,
-            facts | self._gpu_use(),
+            facts,
+            read_gpu_use(self.output_dir),
         )
         self._write("report.html", render(run))
-
-    def _gpu_use(self) -> dict[str, str]:
-        """The verdict that whoever watches the GPUs keeps beside our files; without such a file there is none."""
-        try:
-            return {
-                "use of the GPUs": json.loads((self.output_dir / "gpu-summary.json").read_text())["verdict"]
-            }
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}

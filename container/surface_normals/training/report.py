@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from html import escape
 
@@ -61,6 +61,8 @@ class Run:
     findings: list[Finding]
     facts: dict[str, str]
     """More to say of the run, such as its versions, by name."""
+    gpu_use: dict[str, str]
+    """`verdict` and figures of the GPUs' use; empty where nobody watched them."""
 
 
 def render(run: Run) -> str:
@@ -79,7 +81,7 @@ def render(run: Run) -> str:
     ]
     if run.evaluation:
         parts += _measured(run.evaluation)
-    parts.append(_settings(run))
+    parts += [_gpu_use(run.gpu_use), _settings(run)]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Training report</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -195,6 +197,16 @@ def _data_uri(image: NDArray[np.uint8]) -> str:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=90, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _gpu_use(rows: Mapping[str, str]) -> str:
+    cells = "".join(
+        f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>"
+        for name, value in rows.items()
+        if name != "verdict"
+    )
+    table = f"<div class='card wide'><table>{cells}</table></div>" if cells else ""
+    return _section("Use of the GPUs", f"<p>{escape(rows['verdict'])}</p>{table}") if rows else ""
 
 
 def _settings(run: Run) -> str:
