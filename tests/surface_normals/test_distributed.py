@@ -133,7 +133,7 @@ def runs(tmp_path_factory):
         for rank in (0, 1)
     ]
     train_some([dataclasses.replace(CONFIG, batch_size=4)], folder, "alone")
-    assert [process.wait(timeout=120) for process in two] == [0, 0]
+    assert [process.wait(timeout=300) for process in two] == [0, 0]
     return folder
 
 
@@ -227,7 +227,7 @@ def test_the_leader_may_work_longer_than_the_collective_timeout_and_hears_of_a_s
         )
         for rank in (0, 1)
     ]
-    told = [process.communicate(timeout=120)[0].split() for process in two]
+    told = [process.communicate(timeout=120)[0].split()[-2:] for process in two]  # gloo speaks first
     assert told == [["True", "(True,)"], ["None", "(True,)"]]
 
 
