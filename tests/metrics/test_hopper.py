@@ -14,7 +14,7 @@ NOT_SUPPORTED, NO_PERMISSION = 3, 4
 def test_activity_counters_where_the_gpu_has_them(start: Start, driver: Path) -> None:
     nvml.turn(driver, {"gpus": 2, "0.gpm": 1, SM: 61, TENSOR: 37, DRAM: 44, RECEIVED: 1200})
     agent = start()
-    wait_until(lambda: agent.values("GpuUtilization", 1))
+    wait_until(lambda: agent.values("GpuSmActivePercent", 0) and agent.values("GpuUtilization", 1))
     agent.finish()
     for name, value in (
         ("GpuSmActivePercent", 61),
