@@ -76,7 +76,7 @@ class Server:
             return None
         return answer.status_code, answer.json()
 
-    def wait_for(self, state, seconds=20):
+    def wait_for(self, state, seconds=60):
         """The first /ping in `state`."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

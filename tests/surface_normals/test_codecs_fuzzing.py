@@ -51,7 +51,7 @@ def test_a_palette_picture_without_its_palette_is_the_clients_mistake():
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_what_cannot_be_read_is_the_clients_mistake(tmp_path):
     files = [*sound_pictures().values(), pickled_array(tmp_path / "executed")]
-    bodies = list(damaged(files, 15_000, seed=1))
+    bodies = list(damaged(files, 8_000, seed=1))
     taken = sum(map(is_picture, range(len(bodies)), bodies))
     assert taken > 1000  # else the damage was too great to test anything
     settled = resident_megabytes()
