@@ -62,6 +62,7 @@ class Scale:
     """Copies of the pictures, so that reading them is reading from the disk."""
     gpu_steps: int = 20
     gpu_workers: tuple[int, ...] = (2, 4, 8, 16)
+    gpu_compile: tuple[bool, ...] = (False, True)
     product: int = 8_192
     """Side of the matrices whose product tells what the GPU can do at most."""
 
@@ -285,7 +286,7 @@ def benchmark_gpu(folder: Path, scale: Scale, sizes: list[str], batch_size: int)
     for size in sizes:
         config = Config(size=size, encoder_weights="random", batch_size=batch_size, **scale.crop)
         flops = flops_per_step(config, files)
-        for compiled, workers in itertools.product((False, True), scale.gpu_workers):
+        for compiled, workers in itertools.product(scale.gpu_compile, scale.gpu_workers):
             config = dataclasses.replace(config, compile=compiled, workers=workers)
             drop_from_memory(files)
             if torch.cuda.is_available():

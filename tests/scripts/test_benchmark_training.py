@@ -1,9 +1,9 @@
 """The training benchmark with everything small, on this machine's processor: each mode runs to its end."""
 
+import dataclasses
 import shutil
 
 import pytest
-import torch
 
 import benchmark_training
 from benchmark_training import Scale, benchmark_cpu, benchmark_gpu, benchmark_memory, make_pictures, multiply
@@ -34,11 +34,17 @@ def test_the_mode_without_a_gpu_prints_each_pair(tmp_path, capsys):
         assert word in printed
 
 
-@pytest.mark.slow
+def test_the_table_of_gpus_has_a_row_for_each_size_and_number_of_workers(tmp_path, capsys):
+    scale = dataclasses.replace(SMALL, gpu_compile=(False,), gpu_workers=(0, 1))
+    benchmark_gpu(tmp_path, scale, ["tiny"], batch_size=2)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("tiny")]
+    assert [row[:3] for row in rows] == [["tiny", "off", "0"], ["tiny", "off", "1"]]
+    assert all(float(row[3]) > 0 for row in rows)
+
+
+@pytest.mark.long
 @pytest.mark.skipif(not shutil.which("g++"), reason="compile=true needs a C++ compiler")
 def test_the_table_of_gpus_has_compile_on_and_off(tmp_path, capsys):
-    if torch.cuda.is_available():
-        pytest.skip("with a GPU the script itself is the better test")
     benchmark_gpu(tmp_path, SMALL, ["tiny"], batch_size=2)
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("tiny")]
     assert [row[1] for row in rows] == ["off", "on"]
