@@ -275,7 +275,7 @@ def test_a_stop_while_a_checkpoint_is_written_ends_well_and_the_next_attempt_goe
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
-def test_killed_at_any_moment_it_ends_with_the_same_bits(containers, attempt, checkpoints, make_tree, kills):
+def test_killed_at_any_moment_it_ends_with_the_same_bits(containers, attempt, checkpoints, kills):
     job = {"epochs": str(15 * kills), "checkpoint_minutes": "0"}  # so that each kill finds steps left
     for moment in random.Random(7).sample(range(300), kills):
         container, _ = attempt(**job)
