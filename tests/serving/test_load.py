@@ -38,7 +38,7 @@ def test_a_poisoned_request_fails_alone(start_server):
 def test_a_full_queue_refuses_at_once_and_ping_answers_beside_it(start_server):
     server = start_server(MAX_QUEUE=4)
     with ThreadPoolExecutor(40) as pool:
-        running = [pool.submit(server.invoke, {"sleep": 3})]
+        running = [pool.submit(server.invoke, {"sleep": 6})]
         server.wait_for_metric("inference_batch_size_count", 1)
         running += [pool.submit(server.invoke, {"sleep": 0}) for _ in range(3)]
         server.wait_for_metric("inference_queue_depth", 3)
@@ -66,7 +66,7 @@ def test_a_request_past_its_deadline_is_504_and_spares_the_model(start_server):
         took = time.monotonic() - sent
     assert waiting.status_code == running.result().status_code == 504
     assert "REQUEST_TIMEOUT_SECONDS" in waiting.json()["message"]
-    assert 0.9 < took < 3
+    assert 0.9 < took < 3.9  # before the model is free
     time.sleep(3.2)  # until the model is free again
     assert server.invoke([1]).json() == [2]
     assert server.metrics()["inference_batch_size_sum"] == 2
