@@ -61,6 +61,7 @@ def test_a_side_that_fails_ends_the_benchmark_with_its_words(tmp_path):
         race(tmp_path, {"one": ("ours", {"config": {"crop_width": 65}})})
 
 
+@pytest.mark.slow
 def test_the_textbook_loop_learns_four_pictures_by_heart(tmp_path):
     """It is no straw man: without a mistake in its flip, its truth or its loss, it gets there."""
     torch.manual_seed(0)
