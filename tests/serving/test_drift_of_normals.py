@@ -116,9 +116,9 @@ def test_what_changed_is_told_by_its_figure(folder, pictures, change, figures):
 
 
 def test_a_server_says_that_its_pictures_are_upside_down(folder, pictures, start_server):
-    server = start_server(
-        base=folder, model=None, MODEL_PACKAGE="surface_normals", GPU_METRICS="on", ENGINE="eager"
-    )
+    settings = {"MODEL_PACKAGE": "surface_normals", "ENGINE": "eager", "SAGEMAKER_MODEL_SERVER_WORKERS": 1}
+    server = start_server(base=folder, model=None, ready=False, GPU_METRICS="on", **settings)
+    server.wait_for("ready", seconds=120)
     for picture in pictures[: drift.MIN_COUNT + 20]:
         file = io.BytesIO()
         Image.fromarray(upside_down(picture)).save(file, "PNG")
