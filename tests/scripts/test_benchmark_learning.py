@@ -15,7 +15,7 @@ from learning_benchmark.results import Comparison, Point, Results
 from surface_normals.training.synthetic import write_dataset
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark_learning.py"
-STEPS = 60
+STEPS = 100
 SMALL = [
     "--minutes=0.02",
     "--epochs=2",
