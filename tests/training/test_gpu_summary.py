@@ -97,8 +97,8 @@ def test_images_are_counted_however_fast_and_however_many_numbers_are_reported(j
     summary = json.loads((job.root / "output/data/gpu-summary.json").read_text())
     if len(told["CostPer1000"]) == 1:  # else the job ran past the end of a minute
         # A dollar a second, for 1,000 images: as many dollars as the agent lived seconds.
-        assert told["CostPer1000"][0] == pytest.approx(summary["seconds"], abs=1)
-    assert told.keys() == {"SamplesPerSecond", "DataWaitPercent", "CostPer1000"}
+        assert told["CostPer1000"][0] == pytest.approx(summary["seconds"], abs=3)
+    assert told.keys() == {"SamplesPerSecond", "DataWaitPercent", "CostPer1000", "HostUsd"}
     assert summary["images_per_second"] == 2500
     assert len(told["SamplesPerSecond"]) == 8
 
