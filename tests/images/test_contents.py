@@ -202,7 +202,7 @@ def test_nothing_is_left_that_only_developers_of_the_packages_use(shell):
         "*.a",
         "*.h",
         "*.pyi",
-        "protoc*",
+        "*/torch/bin/protoc*",
         "libnvperf_*",
         "nvshmem_transport_*",
         "*/site-packages/*/tests/*.py",
