@@ -284,7 +284,10 @@ def trickling_clients(seconds: float) -> Finding:
 
 
 def clients_that_do_not_close(seconds: float) -> Finding:
-    """Each gets its answer with "Connection: close", and leaves it at that."""
+    """Each gets its answer with "Connection: close", and leaves it at that.
+
+    MAX_QUEUE has room for all that ask at once: what is tried is not the refusal of too many.
+    """
     close = b"Host: x\r\nConnection: close\r\n"
     body = b"Content-Type: application/json\r\nContent-Length: 3\r\n\r\n[1]"
     whole = (
@@ -292,7 +295,7 @@ def clients_that_do_not_close(seconds: float) -> Finding:
         b"POST /invocations HTTP/1.1\r\n" + close + body,
         b"NONSENSE\r\n\r\n",
     )
-    with server() as victim, contextlib.ExitStack() as left_open, Load(victim) as load:
+    with server(MAX_QUEUE=128) as victim, contextlib.ExitStack() as left_open, Load(victim) as load:
         for number in range(150):
             client = left_open.enter_context(socket.create_connection(("127.0.0.1", victim.port), timeout=5))
             client.sendall(whole[number % len(whole)])
