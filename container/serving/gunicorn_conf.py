@@ -16,6 +16,7 @@ from prometheus_client import multiprocess
 
 import logs
 from metrics.agent_process import AgentProcess, start_agent
+from serving.balance import Balance
 from serving.capacity import Capacity
 from serving.failure import last_words
 from serving.gunicorn_worker import Worker
@@ -63,6 +64,7 @@ keepalive = 75  # seconds; above the platform's 60, so that it never meets a con
 graceful_timeout = 25  # seconds; SageMaker sends SIGKILL 30 s after SIGTERM
 
 _agent: AgentProcess | None = None
+_balance = Balance(workers)
 
 
 def on_starting(server: Any) -> None:
@@ -101,6 +103,7 @@ def pre_fork(server: Any, worker: Any) -> None:
     if worker.age > workers + MAX_RESTARTS:
         raise HaltServer(f"workers died {MAX_RESTARTS + 1} times, their ends are logged above", 1)
     worker.place = min(set(range(workers)) - {other.place for other in server.WORKERS.values()})
+    worker.balance = _balance
 
 
 def post_fork(server: Any, worker: Any) -> None:
@@ -111,6 +114,7 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """A dead worker is neither ready nor does it hold requests."""
+    _balance.close(worker.place)
     forget_worker(run_directory(), worker.pid)
     multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
+from serving.balance import Balance
 from serving.client_socket import STALL_SECONDS, ClientSocket, Room
 from serving.errors import bare_answer
 from serving.framing import Frame, frame_of, pattern_of_checks
@@ -41,6 +42,8 @@ LEAVE_SECONDS = 10.0
 SWEEP_SECONDS = 0.5
 CHECKS_EVERY_SECONDS = 0.1
 """While another worker accepts in this one's place."""
+COURTESY_SECONDS = 0.001
+"""In which another worker, that has fewer clients, wakes up and takes the new one."""
 OPEN_FILES = 4096
 
 
@@ -60,6 +63,10 @@ class Connection(TConn):  # type: ignore[misc]
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]
     """Overrides all that Gunicorn's main loop does with a connection."""
+
+    place: int
+    balance: Balance
+    """Both from Gunicorn's configuration, before the fork."""
 
     def init_process(self) -> None:
         """Called by Gunicorn in the new process; returns at its end."""
@@ -92,12 +99,18 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         """One turn of the main loop."""
         if self.alive:
             self.set_accept_enabled(self.nr_conns < self.worker_connections)
+        if self._accepting:
+            self.balance.tell(self.place, self.nr_conns)
+        else:
+            self.balance.close(self.place)
         super().wait_for_and_dispatch_events(
             timeout if self._accepting else min(timeout, CHECKS_EVERY_SECONDS)
         )
 
     def accept(self, listener: socket.socket) -> None:
         """A new client is there; where there are too many, an idle one goes."""
+        if self.balance.has_more(self.place):
+            time.sleep(COURTESY_SECONDS)
         if self.nr_conns >= self.worker_connections - 1:
             self._drop_idlest()
         try:

@@ -1,8 +1,10 @@
 """Many requests at once: batches, a full queue, deadlines, /ping beside them, and figures that add up."""
 
+import contextlib
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import requests
 
@@ -110,3 +112,23 @@ def test_metrics_end_with_what_the_gpu_sampler_wrote(start_server):
     assert server.metrics()['gpu_power_watts{gpu="0"}'] == 71.5
     answer = requests.get(f"{server.url}/metrics", timeout=5)
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+
+
+def sockets_of(process):
+    """How many a process has open."""
+    folder = Path(f"/proc/{process}/fd")
+    return sum(str(file.readlink()).startswith("socket:") for file in folder.iterdir())
+
+
+def test_clients_that_stay_are_shared_out_among_the_workers(start_server):
+    """Else one of two GPUs has all the work."""
+    server = start_server(SAGEMAKER_MODEL_SERVER_WORKERS=2)
+    workers = server.children()
+    before = [sockets_of(worker) for worker in workers]
+    with contextlib.ExitStack() as clients:
+        for _ in range(16):
+            client = clients.enter_context(requests.Session())
+            assert client.get(f"{server.url}/healthz", timeout=10).status_code == 200
+        shares = [sockets_of(worker) - others for worker, others in zip(workers, before, strict=True)]
+        assert sum(shares) == 16
+        assert min(shares) >= 4
