@@ -1,8 +1,13 @@
 """Who takes a new client."""
 
-import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 from serving.balance import Balance
+
+CONTAINER = Path(__file__).resolve().parents[2] / "container"
 
 
 def test_who_has_more_leaves_it_to_those_who_take_clients():
@@ -19,9 +24,18 @@ def test_who_has_more_leaves_it_to_those_who_take_clients():
 
 
 def test_the_workers_share_what_they_tell():
-    balance = Balance(2)
-    balance.tell(0, 1)
-    worker = multiprocessing.get_context("fork").Process(target=balance.tell, args=(1, 0))
-    worker.start()
-    worker.join()
-    assert balance.has_more(0)
+    """In a process of its own: one with threads must not fork."""
+    program = """
+import os
+from serving.balance import Balance
+balance = Balance(2)
+balance.tell(0, 1)
+if not os.fork():
+    balance.tell(1, 0)
+    os._exit(0)
+os.wait()
+print(balance.has_more(0))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(CONTAINER)}
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert ended.stdout == "True\n", ended.stderr
