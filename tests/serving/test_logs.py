@@ -42,12 +42,12 @@ def test_failed_requests_are_there_always_and_ping_is_silent(start_server):
     invoke(server, [1], "good")
     assert len(server.log.splitlines()) == ready
     server.post(b"{", {"Content-Type": "application/json", "X-Amzn-SageMaker-Inference-Id": "theirs"})
-    invoke(server, {"fail": "of\nthe model"}, "ours")
+    invoke(server, {"fail": "cuDNN error: of\nthe model"}, "ours")
     (theirs,), (ours,) = request_lines(server, "theirs"), request_lines(server, "ours")
     assert (theirs["status"], theirs["level"]) == (400, "INFO")
     assert theirs["error"].startswith("Expecting property name")
     assert (ours["status"], ours["level"]) == (500, "ERROR")
-    assert ours["error"] == "RuntimeError: of\nthe model"
+    assert ours["error"] == "RuntimeError: cuDNN error: of\nthe model"
     assert ours["traceback"].startswith("Traceback")
     assert server.ping()[0] == 503
     assert len(server.log.splitlines()) == ready + 2
