@@ -165,7 +165,7 @@ class Settings:
             "ENGINE",
             str,
             "what computes the predictions, of those that the model offers: `eager` (torch), `bfloat16` (the same, "
-            "its encoder rounded so) or `onnx` (ONNX Runtime, on the CPU); unset: `onnx` on a CPU where the model "
+            "rounded so) or `onnx` (ONNX Runtime, on the CPU); unset: `onnx` on a CPU where the model "
             "was exported, else `eager`",
         ),
     )

@@ -1,5 +1,5 @@
 """Two of predict's engines, on the GPU or the CPU: `eager`, the network as torch runs it, with which training
-measures, too; and `bfloat16`, the same where its convolutions are rounded to that type.
+measures, too; and `bfloat16`, the same in autocast, as GPUs train it.
 """
 
 import logging
@@ -8,21 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 from surface_normals.artifact import load_artifact
 from surface_normals.codecs import MAX_PIXELS, MAX_TILED_PIXELS, TILE_BYTES, TILED_BYTES_PER_PIXEL
 from surface_normals.description import can_tile
 from surface_normals.device import pick_device
-from surface_normals.encoders import Encoder
 from surface_normals.network import SurfaceNormalNetwork, expected_error_degrees
 from surface_normals.tiling import run_in_tiles
 
 BYTES_PER_PIXEL = 650
 """On a CPU, at the peak of a picture's way through the network: 230 (`tiny`) to 640 (`L`) were measured."""
 BFLOAT16_DEGREES = 0.3
-"""A network whose normals differ by more on average, its encoder rounded so, is not served so."""
+"""A network whose normals differ by more on average, rounded so, is not served so."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +34,8 @@ class TorchEngine:
     ) -> None:
         self.network = network.to(device).eval()
         self.device = device
+        self.bfloat16 = False
+        """Whether it computes in that type, where torch's autocast does. Its answers are float32 all the same."""
         self.stride = network.stride
         self._whole_pixels = whole_pixels
         self._can_tile = can_tile(network.shape.encoder)
@@ -53,10 +52,11 @@ class TorchEngine:
     def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Pictures (B, H, W, 3), H and W multiples of `stride`, to normals (B, H, W, 3) and expected errors
         (B, H, W) in degrees."""
-        if pictures[0, :, :, 0].size > self._whole_pixels and self._can_tile:
-            maps = [run_in_tiles(self.network, picture, self.device) for picture in pictures]
-            return np.stack([normals for normals, _ in maps]), np.stack([errors for _, errors in maps])
-        return self._run_whole(pictures)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            if pictures[0, :, :, 0].size > self._whole_pixels and self._can_tile:
+                maps = [run_in_tiles(self.network, picture, self.device) for picture in pictures]
+                return np.stack([normals for normals, _ in maps]), np.stack([errors for _, errors in maps])
+            return self._run_whole(pictures)
 
     @torch.inference_mode()
     def _run_whole(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -64,24 +64,6 @@ class TorchEngine:
         normals, concentration = self.network(x)
         errors = expected_error_degrees(concentration)[:, 0]
         return normals.permute(0, 2, 3, 1).cpu().numpy(), errors.cpu().numpy()
-
-
-class InBfloat16(Encoder):
-    """An encoder whose arithmetic is rounded to bfloat16, between a picture and features in float32.
-
-    The decoder stays exact: it is a sixth of the work, and half of what rounding all would change.
-    """
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.widths, self.strides = encoder.widths, encoder.strides
-        self.encoder = encoder
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """As the encoder's own."""
-        with torch.autocast(x.device.type, torch.bfloat16):
-            features: list[Tensor] = self.encoder(x)
-        return [each.float() for each in features]
 
 
 def load_engine(
@@ -109,7 +91,7 @@ def load_engine(
 
 
 def round_to_bfloat16(engine: TorchEngine) -> None:
-    """Let its encoder compute in bfloat16.
+    """Let it compute in bfloat16.
 
     Raises RuntimeError where that would be slower than float32, ValueError for a network that is not made for it.
     """
@@ -117,9 +99,9 @@ def round_to_bfloat16(engine: TorchEngine) -> None:
         raise RuntimeError(
             "ENGINE=bfloat16, but this processor has no such arithmetic: ENGINE=eager is faster"
         )
-    picture = _soft_picture(8 * engine.stride, 10 * engine.stride)[None]
+    picture = _shaded_boxes(8 * engine.stride, 10 * engine.stride)[None]
     exact, _ = engine.run(picture)
-    engine.network.encoder = InBfloat16(engine.network.encoder)
+    engine.bfloat16 = True
     rounded, _ = engine.run(picture)
     difference = _mean_angle_degrees(exact, rounded)
     _log.info("bfloat16: the normals of a test picture are %.2f degrees off on average", difference)
@@ -136,12 +118,24 @@ def _computes_bfloat16(device: torch.device) -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text().split()))
 
 
-def _soft_picture(height: int, width: int) -> NDArray[np.uint8]:
-    """Colours at random that change softly, (H, W, 3): what a picture is to a network more than noise is."""
-    colours = torch.from_numpy(np.random.default_rng(0).random((1, 3, 8, 10), np.float32))
-    soft = functional.interpolate(colours, size=(height, width), mode="bilinear")
-    picture: NDArray[np.uint8] = (255 * soft[0].permute(1, 2, 0)).byte().numpy()
-    return picture
+def _shaded_boxes(height: int, width: int) -> NDArray[np.uint8]:
+    """Six boxes before a wall on a floor, (H, W, 3): to a network more like its pictures than noise or plain colours.
+
+    Of what it knows nothing of it is unsure, and rounding turns that more.
+    """
+    random = np.random.default_rng(0)
+    down, right = np.mgrid[:height, :width] / height
+    floor = np.multiply.outer(0.6 + 0.4 * down, (120, 100, 80))
+    picture = np.where(down[..., None] > 0.6, floor, np.multiply.outer(1 - 0.3 * right, (170, 175, 185)))
+    for _ in range(6):
+        top, left = random.integers(0, height * 2 // 3), random.integers(0, width * 2 // 3)
+        box = picture[top : top + height // 4, left : left + width // 5]
+        box[:] = np.multiply.outer(
+            np.ones(box.shape[0]),
+            np.multiply.outer(np.linspace(0.7, 1, box.shape[1]), random.integers(60, 220, 3)),
+        )
+    drawn: NDArray[np.uint8] = picture.astype(np.uint8)
+    return drawn
 
 
 def _mean_angle_degrees(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
