@@ -24,7 +24,9 @@ figures with eight bins exceed 0.25 in less than one window of a hundred (drawn 
 WINDOW_SECONDS = 3600.0
 """Then counting begins anew, if there was enough to tell; until there is again, the window before is what is told."""
 SECONDS_BETWEEN_LOOKS = 0.05
-"""Of a worker: what it costs is bounded so, and twenty inputs a second tell as much as two hundred."""
+"""Of a worker, at least: twenty inputs a second tell as much as two hundred."""
+LOOKING_SHARE = 0.005
+"""Of the processor time of a core; a model whose figures take long is looked at less often."""
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +96,7 @@ class DriftWatch:
         if now < self._next_look or self._is_broken:
             return
         self._next_look = now + SECONDS_BETWEEN_LOOKS
+        began = time.thread_time()
         try:
             figures = self._describe(value, output)
             places = {
@@ -104,6 +107,7 @@ class DriftWatch:
             self._is_broken = True
             _log.warning("drift is watched no more: %s: %s", type(error).__name__, error)
             return
+        self._next_look = now + max(SECONDS_BETWEEN_LOOKS, (time.thread_time() - began) / LOOKING_SHARE)
         with self._lock:
             self.count += 1
             for name, place in places.items():

@@ -1,6 +1,7 @@
 """Drift: the distances against arithmetic by hand, and what a server says of requests unlike its reference."""
 
 import math
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -98,6 +99,21 @@ def test_what_it_costs_is_bounded():
         watch.look(1.0, None)
         clock.now += 0.02
     assert 15 <= watch.count <= 21
+
+
+def test_figures_that_take_long_are_made_less_often():
+    def slow(value, output):
+        began = time.thread_time()
+        while time.thread_time() - began < 0.01:
+            pass
+        return {"size": value}
+
+    clock = Clock()
+    watch = DriftWatch(REFERENCE, slow, lambda: clock.now)
+    for seconds in (0.0, 1.9, 2.5):  # at most half a per cent: not before two seconds
+        clock.now = seconds
+        watch.look(10.0, None)
+    assert watch.count == 2
 
 
 def test_figures_that_fail_end_the_watch_and_not_the_request(caplog):
