@@ -125,10 +125,21 @@ def test_clients_that_stay_are_shared_out_among_the_workers(start_server):
     server = start_server(SAGEMAKER_MODEL_SERVER_WORKERS=2)
     workers = server.children()
     before = [sockets_of(worker) for worker in workers]
+
+    def shares():
+        return [sockets_of(worker) - others for worker, others in zip(workers, before, strict=True)]
+
     with contextlib.ExitStack() as clients:
-        for _ in range(16):
+
+        def come():
             client = clients.enter_context(requests.Session())
             assert client.get(f"{server.url}/healthz", timeout=10).status_code == 200
-        shares = [sockets_of(worker) - others for worker, others in zip(workers, before, strict=True)]
-        assert sum(shares) == 16
-        assert min(shares) >= 4
+
+        end = time.monotonic() + 30
+        while min(shares()) == 0:  # the one that was ready last looks about every 0.1 s
+            assert time.monotonic() < end, shares()
+            come()
+            time.sleep(0.05)
+        for _ in range(20):
+            come()
+        assert min(shares()) >= sum(shares()) / 4, shares()
