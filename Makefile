@@ -124,7 +124,7 @@ bench-upload: $(INSTALLED) ## `launch.py upload` of 2,000 small files beside a l
 bench-start: $(INSTALLED) ## seconds from `docker run` to the first answer of the serving image, and where they go
 	@$(RUN) scripts/benchmark_start.py --docker '$(DOCKER)' $(PROJECT)-serve:local $(OPT_ML)/model
 
-bench-metrics: $(INSTALLED) ## what the metrics cost a training step, a server and the processor, in 6 minutes
+bench-metrics: $(INSTALLED) ## what the metrics cost a training step, a server and the processor, in 5 minutes
 	@$(RUN) scripts/benchmark_metrics.py
 
 chaos: $(INSTALLED) ## break a server in every way, and say what came of it; 12 minutes, QUICK=1 one

@@ -25,7 +25,7 @@ WINDOW_SECONDS = 3600.0
 """Then counting begins anew, if there was enough to tell; until there is again, the window before is what is told."""
 SECONDS_BETWEEN_LOOKS = 0.05
 """Of a worker, at least: twenty inputs a second tell as much as two hundred."""
-LOOKING_SHARE = 0.005
+LOOKING_SHARE = 0.002
 """Of the processor time of a core; a model whose figures take long is looked at less often."""
 
 _log = logging.getLogger(__name__)

@@ -110,7 +110,7 @@ def test_figures_that_take_long_are_made_less_often():
 
     clock = Clock()
     watch = DriftWatch(REFERENCE, slow, lambda: clock.now)
-    for seconds in (0.0, 1.9, 2.5):  # at most half a per cent: not before two seconds
+    for seconds in (0.0, 4.8, 6.0):  # at most a five-hundredth: not before five seconds
         clock.now = seconds
         watch.look(10.0, None)
     assert watch.count == 2
