@@ -1,9 +1,6 @@
 """Drift through a network that was trained for it: what changed in pictures is told, by the right figure."""
 
-import io
 import itertools
-import json
-import time
 
 import numpy as np
 import pytest
@@ -112,21 +109,3 @@ def test_what_changed_is_told_by_its_figure(folder, pictures, change, figures):
     assert set(list(psi)[: len(figures)]) == figures, psi  # the most unlike ones
     if change is unchanged:
         assert max(psi.values()) < ALARM.threshold, psi
-
-
-@pytest.mark.long
-def test_a_server_says_that_its_pictures_are_upside_down(folder, pictures, start_server):
-    settings = {"MODEL_PACKAGE": "surface_normals", "ENGINE": "eager", "SAGEMAKER_MODEL_SERVER_WORKERS": 1}
-    server = start_server(base=folder, model=None, ready=False, GPU_METRICS="on", **settings)
-    server.wait_for("ready", seconds=120)
-    for picture in pictures:
-        file = io.BytesIO()
-        Image.fromarray(upside_down(picture)).save(file, "PNG")
-        assert server.post(file.getvalue(), {"Content-Type": "image/png"}).status_code == 200
-        time.sleep(0.3)  # it looks at no more: what it may cost is bounded
-    server.process.terminate()
-    assert server.exit_code() == 0
-    [told] = [json.loads(line) for line in server.log.splitlines() if '"event": "drift"' in line]
-    name, distance = next(iter(told["figures"].items()))
-    assert name == "normal_down"
-    assert distance["psi"] > ALARM.threshold
