@@ -22,6 +22,10 @@ NO_MEMORY = ("out of memory", "allocate memory", "bad allocation", "bad_alloc")
 """What CUDA, torch's allocator on the CPU, and ONNX Runtime say."""
 
 
+ROUNDING = 1e-6
+"""Shares of the memory add up to 1 but for this."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was not enough memory for an input, or a batch of them: nothing is broken."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
@@ -60,7 +64,7 @@ class Batcher:
         most_of: Callable[[Any], float] = lambda value: math.inf,
     ) -> None:
         self._model = predict
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._group_of = group_of
         self._most_of = most_of
         self._ceilings: dict[Hashable, int] = {}  # of the groups for which max_batch is too much
@@ -69,6 +73,7 @@ class Batcher:
         self._waiting: deque[Job] = deque()
         self._arrived = threading.Condition()
         self._began: dict[int, float] = {}  # of each thread that predicts
+        self._held: dict[int, float] = {}  # likewise, the share of the memory that its batch may take
 
     def submit(self, value: Any) -> "Future[Any]":
         """Queue one input; its output, or what `predict` raised for it alone, is the future's.
@@ -100,18 +105,26 @@ class Batcher:
                 self._waited(now - job.queued)
             self._predict(jobs)
             del self._began[thread]
+            with self._arrived:
+                del self._held[thread]
+                self._arrived.notify_all()  # who waits for the memory
 
     def _take(self) -> list[Job]:
         """Wait for an input; return it, the oldest, and the next ones of its group."""
         with self._arrived:
-            self._arrived.wait_for(lambda: self._waiting)
-            group = self._waiting[0].group
-            limit = min(self._ceilings.get(group, self._max_batch), self._most_of(self._waiting[0].input))
+            self._arrived.wait_for(lambda: self._waiting and self._room() >= 1)
+            group, room = self._waiting[0].group, self._room()
+            limit = min(self._ceilings.get(group, self.max_batch), room)
             jobs = [job for job in self._waiting if job.group == group][: int(limit)]
+            self._held[threading.get_ident()] = len(jobs) / self._most_of(jobs[0].input)
             for job in jobs:
                 self._waiting.remove(job)
             self._queue_changed(len(self._waiting))
         return jobs
+
+    def _room(self) -> float:
+        """How many inputs like the oldest there is memory for, beside what other threads predict."""
+        return (1 - sum(self._held.values())) * self._most_of(self._waiting[0].input) + ROUNDING
 
     def _predict(self, jobs: list[Job]) -> None:
         """Give each job its output. A batch that fails is halved until the guilty ones are alone."""

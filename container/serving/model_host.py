@@ -65,10 +65,9 @@ class LoadedModel:
         )
 
     def most_of(self, value: Any) -> float:
-        """How many inputs like this one may go through it together: below 1, there is no room for even one."""
+        """How many inputs like this one there is room for at once: below 1, not even for one."""
         needed = self.memory_bytes(value)
-        room = self.room_bytes / self.lanes / needed if needed else math.inf
-        return min(room, 1) if self.lanes > 1 else room
+        return self.room_bytes / needed if needed else math.inf
 
 
 class ModelHost:
@@ -124,6 +123,8 @@ class ModelHost:
                 )
             return
         assert self.loaded is not None
+        if self.loaded.lanes > 1:
+            self.batcher.max_batch = 1
         for _ in range(1, self.loaded.lanes):
             threading.Thread(target=self._predict_for_ever, name="model", daemon=True).start()
         self._predict_for_ever()

@@ -61,6 +61,29 @@ def test_no_more_go_together_than_there_is_memory_for():
         run(model, [1], most_of=lambda value: 0.9)
 
 
+def test_threads_predict_together_only_what_there_is_memory_for():
+    """Two of the small, one of the large; a large one that is alone is not refused for the number of threads."""
+    go_on, lock, now, most = threading.Event(), threading.Lock(), [0.0], []
+
+    def use(inputs):
+        with lock:
+            now[0] += inputs[0]
+            most.append(now[0])
+        go_on.wait(0.2)
+        with lock:
+            now[0] -= inputs[0]
+        return inputs
+
+    batcher = Batcher(
+        use, max_batch=1, queue_changed=lambda depth: None, waited=lambda s: None, most_of=lambda v: 1 / v
+    )
+    futures = [batcher.submit(value) for value in (0.5, 0.5, 0.5, 1.0, 0.25, 0.25)]
+    for _ in range(4):
+        threading.Thread(target=batcher.run, daemon=True).start()
+    assert results(futures) == [0.5, 0.5, 0.5, 1.0, 0.25, 0.25]
+    assert max(most) == 1
+
+
 def test_several_threads_share_the_queue_and_the_longest_prediction_is_known():
     begun, go_on = threading.Semaphore(0), threading.Event()
 
