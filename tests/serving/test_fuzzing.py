@@ -244,7 +244,7 @@ def is_large(body):
     """Damage may make a sound picture of many megapixels, which is not what these tests are about."""
     for media_type in (*codecs.PICTURE_FORMATS, codecs.NPY):
         try:
-            picture = codecs.decode_picture(body, media_type)
+            picture = codecs.decode_picture(body, media_type, max_pixels=codecs.MAX_TILED_PIXELS)
         except ValueError:
             continue
         return picture.size > 300_000
