@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from launching import components, scaling
+from launching import components, lifetime, scaling
 from launching.calls import Aws, Call, LaunchError, default_name
 from launching.errors import said
 from launching.kinds import COMPONENT, ENDPOINT, Kind
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_variants(parser)
     scaling.add_autoscale(parser)
     components.add_component(parser)
+    lifetime.add_delete_after(parser)
     add_network(parser)
     add_tags(parser)
     add(
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
     """Models, configuration and endpoint of one name; before them looks at jobs, after them the scaling.
 
-    With --resume only what comes after.
+    With --resume only what comes after; with --delete-after the deletions too.
     """
     named = options.name
     name = options.name = named or default_name(options.project)
@@ -75,29 +76,45 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
                 if options.asynchronous
                 else scaling.of_variants(options, name, serving)
             )
+    if options.delete_after:
+        lifetime.seconds_of(options.delete_after)
+        if not options.wait:
+            raise LaunchError("--no-wait: --delete-after is done by this command, which must stay for it")
     if after and not options.wait:
         raise LaunchError("--no-wait: the endpoint must serve before it can be scaled or take a component")
-    if options.resume:
-        return after
-    return [
+    creations = [
         *models(options, name, name, variants),
         config,
         Call("sagemaker", "create_endpoint", endpoint),
         *after,
     ]
+    deletions = lifetime.deletions(creations) if options.delete_after else []
+    return [*(after if options.resume else creations), *deletions]
 
 
 def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     """Make all of it or nothing, then wait. Raises LaunchError when the endpoint does not come up."""
     name = options.name
+    if options.delete_after:  # `delete` looks again, as an `update` may have made more by then
+        calls = [call for call in calls if not call.method.startswith(("delete_", "deregister_"))]
     calls = fill_in(list(calls), aws)
     first = next((place for place, call in enumerate(calls, 1) if call.method == "create_endpoint"), 0)
     after = calls[first:]
     if first:
         make_all_or_nothing(calls[:first], aws)
-        say(f"{ENDPOINT.accepted(name, aws.region)}; it costs money until `launch.py delete {name}`")
+        until = "it is deleted" if options.delete_after else f"`launch.py delete {name}`"
+        say(f"{ENDPOINT.accepted(name, aws.region)}; it costs money until {until}")
     if not options.wait:
         return
+    # Only now: what is there under a name in use is not ours to delete.
+    with lifetime.ending(options, aws):
+        _bring_up(after, options, aws)
+        lifetime.serve(options)
+
+
+def _bring_up(after: Sequence[Call], options: argparse.Namespace, aws: Aws) -> None:
+    """Wait until the endpoint serves, and make what needs that."""
+    name = options.name
     resume = f"launch.py {shlex.join(_resuming(options))}" if after else None
     _follow(ENDPOINT, options, aws, resume)
     try:
@@ -156,4 +173,6 @@ def _follow(kind: Kind, options: argparse.Namespace, aws: Aws, resume: str | Non
     try:
         follow(kind, options.name, options, aws, resume)
     except LaunchError as error:
+        if options.delete_after:
+            raise
         raise LaunchError(f"{error}\nRemove it with: launch.py delete {options.name}") from None

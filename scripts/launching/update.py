@@ -18,6 +18,7 @@ from launching.kinds import ENDPOINT
 from launching.models import add_model, add_source, fill_in
 from launching.request import add_network, add_tags
 from launching.variants import (
+    CUT_CHARACTERS,
     VARIANT,
     add_hosting,
     check_hosting,
@@ -27,8 +28,6 @@ from launching.variants import (
 )
 from launching.watch import add_wait, follow, say
 
-CUT_CHARACTERS = 63 - len("-20261231-235959")
-"""Of the endpoint's name in those of its later models and configurations, which also have the time."""
 HELP = "put another model behind an endpoint, step by step, with a way back"
 
 

@@ -9,6 +9,8 @@ from launching.models import MANY, create_model, cuda_of, given_source, host_ami
 from launching.request import assignment, at_least_one, split_uri, tags
 
 VARIANT = "AllTraffic"
+CUT_CHARACTERS = 63 - len("-20261231-235959")
+"""Of the endpoint's name in those of its later models and configurations, which also have the time."""
 SERVERLESS_MEMORY_MB = tuple(range(1024, 6145, 1024))
 SERVERLESS_MAX_CONCURRENCY = 200
 # One request may be a gigabyte and take an hour there.

@@ -246,6 +246,16 @@ def test_both_roles_of_a_pipeline_may_be_handed_over(launch):
     assert row["Resource"] == [ROLE, own]
 
 
+def test_an_endpoint_for_a_while_asks_for_its_deletion_too(aws, launch, refused):
+    aws.actions.clear()
+    assert launch(*DEPLOY, "--autoscale", "1:2", "--delete-after", "1s").returncode == 0
+    policy = printed(launch, "deploy", "--delete-after")
+    done = {(action, resource_of(action, operation, body)) for action, operation, body in aws.actions}
+    assert not [each for each in done if not allows(policy, *each)]
+    assert "sagemaker:ListTags" not in actions(printed(launch, "deploy"))
+    assert "only deploy has that" in refused("policy", "train", "--delete-after")
+
+
 def test_keys_and_a_vpc_ask_for_more(launch, refused):
     key = "arn:aws:kms:us-east-1:123456789012:key/k"
     plain, more = (
