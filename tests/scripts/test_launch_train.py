@@ -78,6 +78,15 @@ def test_a_spot_job_has_checkpoints_of_its_own_unless_told_where(launch):
     assert "CheckpointConfig" not in planned(launch)
 
 
+def test_the_limits_of_a_jobs_time_are_sent(launch):
+    longest = ("--max-runtime", "2419200", "--max-pending", "7200")
+    assert planned(launch, *longest)["StoppingCondition"] == {
+        "MaxRuntimeInSeconds": 2419200,
+        "MaxPendingTimeInSeconds": 7200,
+    }
+    assert planned(launch)["StoppingCondition"] == {"MaxRuntimeInSeconds": 86400}
+
+
 def test_the_saving_by_spot_is_told(aws, launch):
     ended = {"TrainingJobStatus": "Completed", "TrainingTimeInSeconds": 1000, "BillableTimeInSeconds": 320}
     aws.answers["DescribeTrainingJob"] = [ended]
@@ -91,6 +100,10 @@ def test_the_saving_by_spot_is_told(aws, launch):
         (("--max-wait", "100"), "--max-wait is for --spot"),
         (("--spot", "--max-wait", "100"), "is below --max-runtime"),
         (("--spot", "--keep-alive", "60"), "--keep-alive and --spot exclude each other"),
+        (("--max-runtime", "2419201"), "--max-runtime 2419201: from 1 to 2419200 s (28 days)"),
+        (("--max-pending", "1799"), "--max-pending 1799: from 1800 to 2419200 s (28 days)"),
+        (("--max-pending", "2419201"), "--max-pending 2419201: from 1800"),
+        (("--max-pending", "7200", "--instance-type", "ml.c7i.xlarge"), "has no effect on ml.c7i.xlarge"),
         (("--retry", "31"), "--retry 31: from 1 to 30"),
         (("--subnet", "subnet-1"), "--subnet and --security-group belong together"),
         (("--tag", "team"), "--tag 'team' is not NAME=VALUE"),
