@@ -66,7 +66,7 @@ def describe_job(aws: Aws, name: str) -> Patient:
     """A training job, in the last hours of its own time."""
     job = aws(TRAINING.described(name))
     resources = job["ResourceConfig"]
-    types = [resources.get("InstanceType", "")]
+    types = [resources.get("SelectedInstanceType") or resources.get("InstanceType", "")]
     types += [group["InstanceType"] for group in resources.get("InstanceGroups", ())]
     container = Container(
         label="",

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from launching.calls import LaunchError
-from launching.request import at_least_one
+from launching.request import add_instance_type, at_least_one, check_price, instance_types
 
 MAXIMUM_RUNTIME_SECONDS = 28 * 24 * 3600  # SageMaker's; boto3's description carries no maximum
 PENDING_SECONDS = (1800, 28 * 24 * 3600)  # boto3's description
@@ -15,7 +15,7 @@ DOCUMENTED_KEEP_ALIVE_SECONDS = 3600  # the guide's; boto3's description says 21
 
 def add_capacity(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--instance-type", default="ml.g5.xlarge")
+    add_instance_type(parser)
     add("--instance-count", type=int, default=1)
     add("--volume-size", type=int, default=100, metavar="GB", help="no effect where the instance has disks")
     add("--max-runtime", type=int, default=24 * 3600, metavar="SECONDS", help="at most 28 days (%(default)s)")
@@ -27,6 +27,11 @@ def add_capacity(parser: argparse.ArgumentParser) -> None:
     )
     add("--spot", action="store_true", help="spare capacity: cheaper, may be interrupted and goes on then")
     add("--max-wait", type=int, metavar="SECONDS", help="with --spot: run time and waiting; default: twice")
+    add(
+        "--training-plan",
+        metavar="ARN",
+        help="reserved capacity; of several --instance-type that of the first",
+    )
     add("--keep-alive", type=int, metavar="SECONDS", help="warm pool: the next job starts at once")
 
 
@@ -39,6 +44,15 @@ def check_capacity(options: argparse.Namespace) -> None:
     at_least_one(options.instance_count, "--instance-count")
     at_least_one(options.volume_size, "--volume-size")
     _check_pending(options)
+    check_price(options)
+    for option, given in (
+        ("several --instance-type", len(instance_types(options.instance_type)) > 1),
+        ("--training-plan", options.training_plan),
+    ):
+        if given and options.spot:
+            raise LaunchError(
+                f"{option} and --spot exclude each other: AWS takes them on demand or as planned"
+            )
     if options.max_wait is not None:
         if not options.spot:
             raise LaunchError("--max-wait is for --spot")
@@ -57,7 +71,7 @@ def _check_pending(options: argparse.Namespace) -> None:
     least, most = PENDING_SECONDS
     if not least <= options.max_pending <= most:
         raise LaunchError(f"--max-pending {options.max_pending}: from {least} to {most} s (28 days)")
-    if not is_accelerated(options.instance_type):
+    if not any(map(is_accelerated, instance_types(options.instance_type))):
         raise LaunchError(
             f"--max-pending has no effect on {options.instance_type}: AWS counts the wait for ml.p, ml.g and ml.trn"
         )
@@ -69,11 +83,17 @@ def is_accelerated(instance_type: str) -> bool:
 
 def resources(options: argparse.Namespace) -> dict[str, Any]:
     """The member ResourceConfig."""
+    first, *others = instance_types(options.instance_type)
+    preferences: list[dict[str, Any]] = [{"InstanceType": name} for name in (first, *others)]
     config: dict[str, Any] = {
-        "InstanceType": options.instance_type,
+        **({"InstancePreferences": preferences} if others else preferences[0]),
         "InstanceCount": options.instance_count,
         "VolumeSizeInGB": options.volume_size,
     }
+    if options.training_plan and others:  # the others are taken on demand, when the plan has no capacity left
+        preferences[0]["TrainingPlanArns"] = [options.training_plan]
+    elif options.training_plan:
+        config["TrainingPlanArn"] = options.training_plan
     if options.volume_kms_key:
         config["VolumeKmsKeyId"] = options.volume_kms_key
     if options.keep_alive:
@@ -90,3 +110,11 @@ def stopping(options: argparse.Namespace) -> dict[str, int]:
         # Run time and the wait for capacity together; AWS refuses less than the run time.
         condition["MaxWaitTimeInSeconds"] = options.max_wait or 2 * options.max_runtime
     return condition
+
+
+def selected(answer: dict[str, Any]) -> str | None:
+    """The instances that AWS took for a job with several --instance-type; of others None."""
+    config = answer.get("ResourceConfig", {})
+    if instance_type := config.get("SelectedInstanceType"):
+        return f"{config.get('SelectedInstanceCount') or config.get('InstanceCount', 1)} x {instance_type}"
+    return None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from launching import runs
 from launching.calls import Aws, Call
+from launching.capacity import selected
 from launching.kinds import ENDPOINT, KINDS, find, nothing_of
 from launching.watch import add_wait, follow, post_mortem, story
 
@@ -36,7 +37,11 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     for kind, answer in found:
         if options.wait and answer[kind.status_key] in kind.underway:
             answer = follow(kind, options.name, options, aws)
-        print(f"{kind.title} {options.name} is {answer[kind.status_key]}")
+        instances = selected(answer)
+        print(
+            f"{kind.title} {options.name} is {answer[kind.status_key]}"
+            + (f" on {instances}" if instances else "")
+        )
         if answer[kind.status_key] in ("Failed", "OutOfService", "UpdateRollbackFailed"):
             print(post_mortem(kind, options.name, answer, aws))
             continue

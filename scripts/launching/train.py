@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from launching.calls import Aws, Call, LaunchError, default_name, read_image
-from launching.capacity import add_capacity, check_capacity, resources, stopping
+from launching.capacity import add_capacity, check_capacity, resources, selected, stopping
 from launching.hyperparameters import add_hyperparameters, checked_hyperparameters, read_metric_definitions
 from launching.kinds import TRAINING
 from launching.network import check_security_groups, security_groups
@@ -138,6 +138,8 @@ def summarise(name: str, answer: dict[str, Any]) -> None:
     if trained and billed is not None:
         spared = f", {100 * (1 - billed / trained):.0f} % saved by spot" if billed < trained else ""
         print(f"training time {trained} s, billed {billed} s{spared}")
+    if instances := selected(answer):
+        print(f"ran on {instances}")
     pool = answer.get("WarmPoolStatus", {})
     if pool.get("Status"):
         print(f"warm pool: {pool['Status']}")

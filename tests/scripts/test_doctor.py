@@ -91,6 +91,13 @@ def test_figures_of_gpus_are_missed_where_there_are_gpus(aws, script, job, insta
     assert ("none of a GPU" in result.stdout) == (not is_well)
 
 
+def test_of_several_types_of_instance_the_one_that_it_has_counts(aws, script, job):
+    job(described={"ResourceConfig": {"SelectedInstanceType": "ml.g5.xlarge", "InstanceCount": 1}})
+    write_log(aws, EMF)
+    aws.publish("SamplesPerSecond", [5], JOB)
+    assert "none of a GPU" in script("doctor.py", "--job", "job-1").stdout
+
+
 def test_a_job_that_cannot_reach_what_it_is_to_call(aws, script, job):
     job(METRICS_SINK="putmetricdata", described={"EnableNetworkIsolation": True})
     aws.publish("GpuUtilization", [50], JOB)

@@ -404,6 +404,7 @@ def test_hyperband_gives_epochs(launch):
         (("--parallel", "20"), "--parallel 20: from 1 to --trials 12"),
         (("--strategy", "Hyperband", "--range", "epochs=2:9"), "Hyperband itself decides"),
         (("--strategy", "Grid"), "Grid takes only choices"),
+        (("--instance-type", "ml.g6.xlarge,ml.g5.xlarge"), "all trials of a search run on one type"),
     ],
 )
 def test_tune_refuses_what_no_trial_would_accept(aws, refused, arguments, said):
