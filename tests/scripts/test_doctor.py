@@ -163,6 +163,15 @@ def test_an_endpoint_that_is_well(aws, script, endpoint):
     assert "metrics of new: 1 in 1 series" in text
 
 
+def test_figures_of_gpus_are_missed_on_instance_pools_too(aws, script, endpoint):
+    endpoint(v={"ENDPOINT_NAME": "door", "VARIANT_NAME": "v"})
+    pools = [{"InstanceType": name, "Priority": 1} for name in ("ml.g5.xlarge", "ml.g6.xlarge")]
+    variant = {"VariantName": "v", "ModelName": "v", "InstancePools": pools}
+    aws.answers["DescribeEndpointConfig"] = [{"ProductionVariants": [variant]}]
+    aws.publish("RequestsPerSecond", [5], {"Project": "normals", "Endpoint": "door", "Variant": "v"})
+    assert "none of a GPU" in script("doctor.py", "--endpoint", "door").stdout
+
+
 def test_each_variant_of_an_endpoint_is_looked_at(aws, script, endpoint):
     endpoint(old={"ENDPOINT_NAME": "door", "VARIANT_NAME": "old"}, new={"ENDPOINT_NAME": "door"})
     aws.publish("GpuUtilization", [50], {"Project": "normals", "Endpoint": "door", "Variant": "old"})

@@ -274,7 +274,10 @@ def test_keys_and_a_vpc_ask_for_more(launch, refused):
         if row not in plain["Statement"]
     ]
     assert (row["Action"], row["Resource"]) == (["sns:Publish"], [topic])
-    for option in (("--vpc",), ("--topic", topic)):
+    shell = actions(printed(launch, "execution-role", "--ssm-access")) - actions(plain)
+    assert "ssmmessages:OpenDataChannel" in shell
+    assert {action.partition(":")[0] for action in shell} == {"ssmmessages"}
+    for option in (("--vpc",), ("--topic", topic), ("--ssm-access",)):
         assert "only the execution role" in refused("policy", "train", *option)
     assert "names a key by its ARN" in refused("policy", "train", "--kms-key", "alias/data")
     assert "who may take the role" in refused("policy", "execution-role-trust", "--kms-key", key)
