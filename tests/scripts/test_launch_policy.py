@@ -75,6 +75,7 @@ MORE = {
         ],
     ),
     "update that is refused": ("update", COMMANDS["update"]),
+    "status of all": ("status", [PIPELINE, MACHINE, ("status",)]),
     "stop of a job": ("stop", [TRAIN, ("stop", "job-1")]),
     "invoke --async": ("invoke", [("invoke", "--endpoint", "e", "--async", "s3://bucket/in", "photo.jpg")]),
     "train on several instances in a VPC": (
