@@ -12,6 +12,7 @@ from launching.calls import Aws, Call, LaunchError, default_name
 from launching.errors import said
 from launching.kinds import COMPONENT, ENDPOINT, Kind
 from launching.models import add_model, add_source, fill_in
+from launching.registry import add_when_approved, look_at_newest, wait_for_approval
 from launching.request import add_network, add_tags, tags
 from launching.variants import add_hosting, add_variants, check_hosting, create_config, models, read_variants
 from launching.watch import add_wait, follow, say
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a multi-model endpoint: all model.tar.gz files below this folder",
     )
     add_model(parser)
+    add_when_approved(parser)
     add = parser.add_argument
     add("--name", help="of the endpoint and of all that belongs to it; default: PROJECT and the time")
     add_hosting(parser)
@@ -82,7 +84,10 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
             raise LaunchError("--no-wait: --delete-after is done by this command, which must stay for it")
     if after and not options.wait:
         raise LaunchError("--no-wait: the endpoint must serve before it can be scaled or take a component")
+    if options.resume:  # it was approved
+        options.when_approved = False
     creations = [
+        *look_at_newest(options),
         *models(options, name, name, variants),
         config,
         Call("sagemaker", "create_endpoint", endpoint),
@@ -97,7 +102,7 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     name = options.name
     if options.delete_after:  # `delete` looks again, as an `update` may have made more by then
         calls = [call for call in calls if not call.method.startswith(("delete_", "deregister_"))]
-    calls = fill_in(list(calls), aws)
+    calls = fill_in(list(wait_for_approval(options, calls, aws)), aws)
     first = next((place for place, call in enumerate(calls, 1) if call.method == "create_endpoint"), 0)
     after = calls[first:]
     if first:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launching.calls import Aws, Call, LaunchError
+from launching.registry import approval
 from launching.request import OWNER_TAG
 from launching.state_machine import APPROVAL_STATES
 from launching.watch import leaving, say, wait
@@ -122,10 +123,7 @@ def follow_run(run: Run, options: argparse.Namespace, aws: Aws) -> None:
     [last] = seen
     if last.waiting_for and last.is_underway:
         say(f"{run.title} waits for approval, looks every few minutes, and then deploys by itself")
-        print(
-            "to approve: aws sagemaker update-model-package --model-approval-status Approved "
-            f"--model-package-arn {last.waiting_for}"
-        )
+        print(f"to approve: {approval(last.waiting_for)}")
     elif last.status not in GOOD:
         raise LaunchError(f"the run of {run.title} is {last.status}: {last.reason or 'see its steps'}")
 

@@ -105,6 +105,14 @@ def test_a_run_is_watched_step_by_step_and_a_failure_named(aws, launch, bucket):
     assert "the run of pipeline normals is Failed: step Check failed" in result.stderr
 
 
+def test_a_run_that_succeeds_tells_the_command_that_deploys_after_the_approval(aws, launch, bucket):
+    aws.answers["DescribePipelineExecution"] = [{"status": 200, "PipelineExecutionStatus": "Succeeded"}]
+    aws.answers["ListPipelineExecutionSteps"] = [{"status": 200, "PipelineExecutionSteps": []}]
+    result = launch(*PIPELINE, "--start", "--group", "rooms")
+    assert result.returncode == 0, result.stderr
+    assert "next: launch.py deploy --package rooms --when-approved" in result.stdout
+
+
 def test_every_state_of_the_state_machine_is_a_request_that_sagemaker_takes(aws, launch, bucket):
     machine = definition(launch, "--step-functions", "--spot")
     operations = {
