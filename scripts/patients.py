@@ -66,7 +66,7 @@ def describe_job(aws: Aws, name: str) -> Patient:
     """A training job, in the last hours of its own time."""
     job = aws(TRAINING.described(name))
     resources = job["ResourceConfig"]
-    types = [resources.get("InstanceType", "")]
+    types = [resources.get("SelectedInstanceType") or resources.get("InstanceType", "")]
     types += [group["InstanceType"] for group in resources.get("InstanceGroups", ())]
     container = Container(
         label="",
@@ -89,10 +89,10 @@ def describe_endpoint(aws: Aws, name: str) -> Patient:
     containers = [_of_variant(aws, name, variant) for variant in variants if "ModelName" in variant]
     places = [ENDPOINT.log_place(name)]
     if len(containers) < len(variants):
-        types = {variant["VariantName"]: variant.get("InstanceType", "") for variant in variants}
+        with_gpu = {variant["VariantName"] for variant in variants if _has_gpu(variant)}
         listed = Call("sagemaker", "list_inference_components", {"EndpointNameEquals": name})
         for row in aws.pages(listed, "InferenceComponents"):
-            containers.append(_of_component(aws, name, row["InferenceComponentName"], config, types))
+            containers.append(_of_component(aws, name, row["InferenceComponentName"], config, with_gpu))
             places.append(COMPONENT.log_place(row["InferenceComponentName"]))
         places = places[1:]
     return _patient(name, endpoint["CreationTime"], None, tuple(containers), tuple(places))
@@ -104,12 +104,20 @@ def _patient(name: str, begin: datetime, end: datetime | None, *rest: Any) -> Pa
     return Patient(name, max(begin.astimezone(timezone.utc), end - timedelta(hours=HOURS)), end, *rest)
 
 
+def _has_gpu(variant: Mapping[str, Any]) -> bool:
+    types = [
+        variant.get("InstanceType", ""),
+        *(pool["InstanceType"] for pool in variant.get("InstancePools", ())),
+    ]
+    return any(map(is_gpu, types))
+
+
 def _of_variant(aws: Aws, endpoint: str, variant: Mapping[str, Any]) -> Container:
     model = aws(Call("sagemaker", "describe_model", {"ModelName": variant["ModelName"]}))
     name = variant["VariantName"]
     return Container(
         label=name,
-        has_gpu=is_gpu(variant.get("InstanceType", "")),
+        has_gpu=_has_gpu(variant),
         role=model.get("ExecutionRoleArn"),
         is_isolated=model.get("EnableNetworkIsolation", False),
         environment=_environment(model),
@@ -118,7 +126,7 @@ def _of_variant(aws: Aws, endpoint: str, variant: Mapping[str, Any]) -> Containe
 
 
 def _of_component(
-    aws: Aws, endpoint: str, name: str, config: Mapping[str, Any], types: Mapping[str, str]
+    aws: Aws, endpoint: str, name: str, config: Mapping[str, Any], with_gpu: set[str]
 ) -> Container:
     component = aws(COMPONENT.described(name))
     specification = component.get("Specification") or {}
@@ -131,7 +139,7 @@ def _of_component(
     needs = specification.get("ComputeResourceRequirements") or {}
     return Container(
         label=name,
-        has_gpu=is_gpu(types.get(variant, "")) and bool(needs.get("NumberOfAcceleratorDevicesRequired")),
+        has_gpu=variant in with_gpu and bool(needs.get("NumberOfAcceleratorDevicesRequired")),
         role=owner.get("ExecutionRoleArn"),
         is_isolated=owner.get("EnableNetworkIsolation", False),
         environment=environment,

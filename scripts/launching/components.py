@@ -6,7 +6,7 @@ from typing import Any
 from launching import scaling
 from launching.calls import Call, LaunchError
 from launching.models import is_gpu
-from launching.request import tags, vpc
+from launching.request import instance_types, tags, vpc
 from launching.variants import VARIANT, Variant, extras, host
 
 
@@ -52,7 +52,7 @@ def create(options: argparse.Namespace, name: str) -> list[Call]:
     """The component of the same name, and its scaling."""
     accelerators = options.copy_accelerators
     if accelerators is None:
-        accelerators = 1 if is_gpu(options.instance_type) else 0
+        accelerators = 1 if all(map(is_gpu, instance_types(options.instance_type))) else 0
     needs: dict[str, Any] = {"MinMemoryRequiredInMb": options.copy_memory, "NumberOfCpuCoresRequired": 1}
     if accelerators:
         needs["NumberOfAcceleratorDevicesRequired"] = accelerators

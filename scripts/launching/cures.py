@@ -12,7 +12,8 @@ CURES = (
     ),
     (
         r"CapacityError|InsufficientInstanceCapacity|Unable to provision requested ML compute capacity",
-        "AWS has none of these instances free now: another --instance-type or --region, or later",
+        "AWS has none of these instances free now: another --instance-type or several (A,B,C), another --region, or "
+        "later",
     ),
     (
         r"ExpiredToken|RequestExpired|security token included in the request is expired",

@@ -7,7 +7,7 @@ from typing import Any
 from launching.calls import Aws, Call, LaunchError
 from launching.kinds import COMPONENT, ENDPOINT
 from launching.request import OWNER_TAG
-from launching.update import CUT_CHARACTERS
+from launching.variants import CUT_CHARACTERS
 from launching.watch import leaving, say, wait
 
 HELP = "delete all that was launched under a name, but for what jobs have written"

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from launching import components, scaling
+from launching import components, lifetime, scaling
 from launching.calls import Aws, Call, LaunchError, default_name
 from launching.errors import said
 from launching.kinds import COMPONENT, ENDPOINT, Kind
 from launching.models import add_model, add_source, fill_in
+from launching.registry import add_when_approved, look_at_newest, wait_for_approval
 from launching.request import add_network, add_tags, tags
 from launching.variants import add_hosting, add_variants, check_hosting, create_config, models, read_variants
 from launching.watch import add_wait, follow, say
@@ -32,12 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a multi-model endpoint: all model.tar.gz files below this folder",
     )
     add_model(parser)
+    add_when_approved(parser)
     add = parser.add_argument
     add("--name", help="of the endpoint and of all that belongs to it; default: PROJECT and the time")
     add_hosting(parser)
     add_variants(parser)
     scaling.add_autoscale(parser)
     components.add_component(parser)
+    lifetime.add_delete_after(parser)
     add_network(parser)
     add_tags(parser)
     add(
@@ -51,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
     """Models, configuration and endpoint of one name; before them looks at jobs, after them the scaling.
 
-    With --resume only what comes after.
+    With --resume only what comes after; with --delete-after the deletions too.
     """
     named = options.name
     name = options.name = named or default_name(options.project)
@@ -75,29 +78,48 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
                 if options.asynchronous
                 else scaling.of_variants(options, name, serving)
             )
+    if options.delete_after:
+        lifetime.seconds_of(options.delete_after)
+        if not options.wait:
+            raise LaunchError("--no-wait: --delete-after is done by this command, which must stay for it")
     if after and not options.wait:
         raise LaunchError("--no-wait: the endpoint must serve before it can be scaled or take a component")
-    if options.resume:
-        return after
-    return [
+    if options.resume:  # it was approved
+        options.when_approved = False
+    creations = [
+        *look_at_newest(options),
         *models(options, name, name, variants),
         config,
         Call("sagemaker", "create_endpoint", endpoint),
         *after,
     ]
+    deletions = lifetime.deletions(creations) if options.delete_after else []
+    return [*(after if options.resume else creations), *deletions]
 
 
 def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     """Make all of it or nothing, then wait. Raises LaunchError when the endpoint does not come up."""
     name = options.name
-    calls = fill_in(list(calls), aws)
+    if options.delete_after:  # `delete` looks again, as an `update` may have made more by then
+        calls = [call for call in calls if not call.method.startswith(("delete_", "deregister_"))]
+    calls = fill_in(list(wait_for_approval(options, calls, aws)), aws)
     first = next((place for place, call in enumerate(calls, 1) if call.method == "create_endpoint"), 0)
     after = calls[first:]
     if first:
         make_all_or_nothing(calls[:first], aws)
-        say(f"{ENDPOINT.accepted(name, aws.region)}; it costs money until `launch.py delete {name}`")
+        until = "it is deleted" if options.delete_after else f"`launch.py delete {name}`"
+        say(f"{ENDPOINT.accepted(name, aws.region)}; it costs money until {until}")
     if not options.wait:
         return
+    # Only now: what is there under a name in use is not ours to delete.
+    with lifetime.ending(options, aws):
+        _bring_up(after, options, aws)
+        lifetime.serve(options)
+
+
+def _bring_up(after: Sequence[Call], options: argparse.Namespace, aws: Aws) -> None:
+    """Wait until the endpoint serves, and make what needs that."""
+    name = options.name
     resume = f"launch.py {shlex.join(_resuming(options))}" if after else None
     _follow(ENDPOINT, options, aws, resume)
     try:
@@ -156,4 +178,6 @@ def _follow(kind: Kind, options: argparse.Namespace, aws: Aws, resume: str | Non
     try:
         follow(kind, options.name, options, aws, resume)
     except LaunchError as error:
+        if options.delete_after:
+            raise
         raise LaunchError(f"{error}\nRemove it with: launch.py delete {options.name}") from None

@@ -122,6 +122,8 @@ COMPONENT = Kind(
     underway=frozenset({"Creating", "Updating", "Deleting"}),
     log_group="/aws/sagemaker/InferenceComponents/{name}",
     log_prefix="",
+    list="list_inference_components",
+    summaries="InferenceComponents",
 )
 KINDS = (TRAINING, TUNING, TRANSFORM, PROCESSING, ENDPOINT)
 

@@ -216,6 +216,7 @@ def _watch(run: Run, options: argparse.Namespace, aws: Aws) -> None:
         return
     follow_run(run, options, aws)
     if not run.is_of_machine:
+        group = options.group or options.project
         print(
-            f"next, when the model is approved: launch.py deploy --package {options.group or options.project}"
+            f"next: launch.py deploy --package {group} --when-approved, which waits until somebody approves it"
         )

@@ -1,6 +1,7 @@
 """`pipeline` as SageMaker Pipelines' own JSON: check, train, evaluate, condition, register.
 
-A pipeline ends with a model that waits for approval; `deploy --package` takes what was approved.
+A pipeline ends with a model that waits for approval, as it has no step that waits for a human, or makes an endpoint;
+`deploy --package GROUP --when-approved` does both.
 """
 
 from typing import Any

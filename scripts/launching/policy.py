@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--role", default="*", metavar="ARN", help="the execution role, which the verb hands over")
     add("--pipeline-role", default="*", metavar="ARN", help="of `pipeline`, if it has one of its own")
     add("--kms-key", metavar="ARN", help="with what a key of --kms-key or --volume-kms-key asks for")
+    add("--delete-after", action="store_true", help="deploy: with what its --delete-after asks for")
     add("--vpc", action="store_true", help="execution-role: with what --subnet asks for")
+    add("--ssm-access", action="store_true", help="execution-role: with what --ssm-access asks for")
     add(
         "--topic", metavar="ARN", help="execution-role: with what --notify-success and --notify-error ask for"
     )
@@ -33,9 +35,11 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
         raise LaunchError(f"--kms-key {options.kms_key!r}: a policy names a key by its ARN")
     if options.kms_key and options.of.endswith("-trust"):
         raise LaunchError(f"--kms-key: {options.of} says who may take the role, not what it may do")
-    for option in ("vpc", "topic"):
+    if options.delete_after and options.of != "deploy":
+        raise LaunchError("--delete-after: only deploy has that")
+    for option in ("vpc", "topic", "ssm_access"):
         if getattr(options, option) and options.of != "execution-role":
-            raise LaunchError(f"--{option}: only the execution role needs that")
+            raise LaunchError(f"--{option.replace('_', '-')}: only the execution role needs that")
     return []
 
 
@@ -51,8 +55,10 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
         "TOPIC": options.topic or "",
     }
     policy = _read(f"{options.of}.json", values)
-    for name, asked in (("kms", options.kms_key), ("vpc", options.vpc), ("sns", options.topic)):
+    more = {"kms": options.kms_key, "vpc": options.vpc, "sns": options.topic, "ssm": options.ssm_access}
+    for name, asked in more.items():
         policy["Statement"] += _read(f"options/{name}.json", values) if asked else []
+    policy["Statement"] += _read("delete.json", values)["Statement"] if options.delete_after else []
     print(json.dumps(policy, indent=2))
 
 

@@ -121,7 +121,7 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     arguments["CustomerMetadataProperties"] |= {name: f"{value:g}" for name, value in numbers.items()}
     arn = aws(register)["ModelPackageArn"]
     print(
-        f"{arn}: {APPROVALS[options.approval]}\nnext, when it is approved: launch.py deploy --package {options.group}"
+        f"{arn}: {APPROVALS[options.approval]}\nnext: launch.py deploy --package {options.group} --when-approved"
     )
 
 

@@ -10,6 +10,8 @@ from launching.calls import LaunchError
 OWNER_TAG = "launched-as"
 """Its value is the name that was launched; `delete` removes only what carries it."""
 
+MAXIMUM_CHOICES = 5  # of instance types; boto3's description
+
 
 def add_tags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -75,3 +77,28 @@ def split_uri(uri: str) -> tuple[str, str]:
 def at_least_one(value: int, option: str) -> None:
     if value < 1:
         raise LaunchError(f"{option} {value}: at least 1")
+
+
+def add_instance_type(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--instance-type",
+        default="ml.g5.xlarge",
+        metavar="TYPE[,TYPE...]",
+        help="of up to 5 AWS takes the first that it has (%(default)s)",
+    )
+
+
+def instance_types(text: str) -> list[str]:
+    """One, or up to 5 in the order in which AWS tries them. Raises LaunchError."""
+    types = text.split(",")
+    if not all(types) or len(set(types)) < len(types) or len(types) > MAXIMUM_CHOICES:
+        raise LaunchError(
+            f"--instance-type {text!r}: one type, or up to {MAXIMUM_CHOICES} different ones with commas between"
+        )
+    return types
+
+
+def check_price(options: argparse.Namespace) -> None:
+    """Raises LaunchError where nobody knows beforehand whose price it will be."""
+    if options.instance_usd_per_hour is not None and len(instance_types(options.instance_type)) > 1:
+        raise LaunchError("--instance-usd-per-hour is the price of one --instance-type, not of several")

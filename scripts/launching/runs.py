@@ -2,10 +2,13 @@
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from launching.calls import Aws, Call, LaunchError
+from launching.registry import approval
+from launching.request import OWNER_TAG
 from launching.state_machine import APPROVAL_STATES
 from launching.watch import leaving, say, wait
 
@@ -21,7 +24,11 @@ class Run:
 
     @property
     def title(self) -> str:
-        return f"{'state machine' if self.is_of_machine else 'pipeline'} {self.name}"
+        return f"{self.kind} {self.name}"
+
+    @property
+    def kind(self) -> str:
+        return "state machine" if self.is_of_machine else "pipeline"
 
     @property
     def is_of_machine(self) -> bool:
@@ -53,6 +60,33 @@ class Look:
 def looks_for(name: str) -> list[Call]:
     """The looks that `newest` makes; the last one for the machine that the one before it finds."""
     return [_pipeline_runs(name), _machines(), _machine_runs(f"(of {name})")]
+
+
+def looks_for_all() -> list[Call]:
+    """The looks with which `underway` begins; the others, at the runs of each, follow from them."""
+    return [_pipelines(), _machines()]
+
+
+def underway(aws: Aws) -> Iterator[tuple[Run, str]]:
+    """The newest run, with its status, of each pipeline and of each state machine of ours, where it goes on.
+
+    Of state machines, which are for much else too, only those that carry our tag.
+    """
+    for row in aws.pages(_pipelines(), "PipelineSummaries"):
+        answer = aws(_pipeline_runs(row["PipelineName"]))
+        for run in answer["PipelineExecutionSummaries"]:
+            if run["PipelineExecutionStatus"] in UNDERWAY:
+                yield Run(row["PipelineName"], run["PipelineExecutionArn"]), run["PipelineExecutionStatus"]
+    for row in aws.pages(_machines(), "stateMachines"):
+        arn = row["stateMachineArn"]
+        for run in aws(_machine_runs(arn))["executions"]:
+            if run["status"] in UNDERWAY and _is_ours(arn, aws):
+                yield Run(row["name"], run["executionArn"]), run["status"]
+
+
+def _is_ours(machine: str, aws: Aws) -> bool:
+    tags = aws(Call("stepfunctions", "list_tags_for_resource", {"resourceArn": machine}))["tags"]
+    return any(tag["key"] == OWNER_TAG for tag in tags)
 
 
 def newest(name: str, aws: Aws) -> list[Run]:
@@ -89,10 +123,7 @@ def follow_run(run: Run, options: argparse.Namespace, aws: Aws) -> None:
     [last] = seen
     if last.waiting_for and last.is_underway:
         say(f"{run.title} waits for approval, looks every few minutes, and then deploys by itself")
-        print(
-            "to approve: aws sagemaker update-model-package --model-approval-status Approved "
-            f"--model-package-arn {last.waiting_for}"
-        )
+        print(f"to approve: {approval(last.waiting_for)}")
     elif last.status not in GOOD:
         raise LaunchError(f"the run of {run.title} is {last.status}: {last.reason or 'see its steps'}")
 
@@ -100,6 +131,10 @@ def follow_run(run: Run, options: argparse.Namespace, aws: Aws) -> None:
 def _pipeline_runs(name: str) -> Call:
     request = {"PipelineName": name, "SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": 1}
     return Call("sagemaker", "list_pipeline_executions", request)
+
+
+def _pipelines() -> Call:
+    return Call("sagemaker", "list_pipelines", {})
 
 
 def _machines() -> Call:

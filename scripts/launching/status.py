@@ -5,9 +5,12 @@ from collections.abc import Sequence
 
 from launching import runs
 from launching.calls import Aws, Call
-from launching.kinds import ENDPOINT, KINDS, find, nothing_of
+from launching.capacity import selected
+from launching.kinds import COMPONENT, ENDPOINT, KINDS, find, nothing_of
 from launching.watch import add_wait, follow, post_mortem, story
 
+LASTING = (ENDPOINT, COMPONENT)
+"""Those that are there until they are deleted; jobs are listed while they run."""
 HELP = "how a job, an endpoint or a pipeline is doing; without a name, what runs"
 
 
@@ -20,10 +23,11 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
     """Looks only."""
     if options.name:
         return [*(kind.described(options.name) for kind in KINDS), *runs.looks_for(options.name)]
-    return [
-        Call("sagemaker", kind.list, {} if kind is ENDPOINT else {"StatusEquals": "InProgress"})
-        for kind in KINDS
+    lists = [
+        Call("sagemaker", kind.list, {} if kind in LASTING else {"StatusEquals": "InProgress"})
+        for kind in (*KINDS, COMPONENT)
     ]
+    return [*lists, *runs.looks_for_all()]
 
 
 def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
@@ -36,7 +40,11 @@ def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     for kind, answer in found:
         if options.wait and answer[kind.status_key] in kind.underway:
             answer = follow(kind, options.name, options, aws)
-        print(f"{kind.title} {options.name} is {answer[kind.status_key]}")
+        instances = selected(answer)
+        print(
+            f"{kind.title} {options.name} is {answer[kind.status_key]}"
+            + (f" on {instances}" if instances else "")
+        )
         if answer[kind.status_key] in ("Failed", "OutOfService", "UpdateRollbackFailed"):
             print(post_mortem(kind, options.name, answer, aws))
             continue
@@ -61,10 +69,13 @@ def _print_run(run: runs.Run, options: argparse.Namespace, aws: Aws) -> None:
 
 
 def _print_all(calls: Sequence[Call], aws: Aws) -> None:
-    found = 0
-    for kind, call in zip(KINDS, calls, strict=True):
-        for item in aws.pages(call, kind.summaries):
-            print(f"{kind.title:14} {item[kind.name_key]:40} {item[kind.status_key]}")
-            found += 1
-    if not found:
+    rows = [
+        (kind.title, item[kind.name_key], item[kind.status_key])
+        for kind, call in zip((*KINDS, COMPONENT), calls, strict=False)  # after them the looks at runs
+        for item in aws.pages(call, kind.summaries)
+    ]
+    rows += [(run.kind, run.name, status) for run, status in runs.underway(aws)]
+    for title, name, status in rows:
+        print(f"{title:19} {name:40} {status}")
+    if not rows:
         print("nothing runs")

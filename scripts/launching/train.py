@@ -1,20 +1,18 @@
 """`launch.py train`: one training job on the image that `make push` sent, watched to its end."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from launching.calls import Aws, Call, LaunchError, default_name, read_image
+from launching.capacity import add_capacity, check_capacity, resources, selected, stopping
 from launching.hyperparameters import add_hyperparameters, checked_hyperparameters, read_metric_definitions
 from launching.kinds import TRAINING
 from launching.network import check_security_groups, security_groups
-from launching.request import add_network, add_tags, assignments, at_least_one, folder_uri, tags, vpc
+from launching.request import add_network, add_tags, assignments, folder_uri, tags, vpc
 from launching.watch import add_wait, follow, say
 
 HELP = "start a training job and wait for its end"
-MAXIMUM_RUNTIME_SECONDS = 28 * 24 * 3600  # SageMaker's; boto3's description carries no maximum
-DOCUMENTED_KEEP_ALIVE_SECONDS = 3600  # the guide's; boto3's description says 21600
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,13 +45,7 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--project", default="surface-normals", help="begins the default name, and marks the metrics")
     add_hyperparameters(parser)
-    add("--instance-type", default="ml.g5.xlarge")
-    add("--instance-count", type=int, default=1)
-    add("--volume-size", type=int, default=100, metavar="GB", help="no effect where the instance has disks")
-    add("--max-runtime", type=int, default=24 * 3600, metavar="SECONDS")
-    add("--spot", action="store_true", help="spare capacity: cheaper, may be interrupted and goes on then")
-    add("--max-wait", type=int, metavar="SECONDS", help="with --spot: run time and waiting; default: twice")
-    add("--keep-alive", type=int, metavar="SECONDS", help="warm pool: the next job starts at once")
+    add_capacity(parser)
     add("--retry", type=int, metavar="TIMES", help="start anew after a fault of SageMaker's own")
     add("--encrypt-between-containers", action="store_true", help="several instances: encrypt what they say")
     add("--environment", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
@@ -78,18 +70,14 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
 
 def job(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """The members of create_training_job without its name and tags. Raises LaunchError."""
-    check(options)
+    check_capacity(options)
+    if options.retry is not None and not 1 <= options.retry <= 30:
+        raise LaunchError(f"--retry {options.retry}: from 1 to 30")
     hyperparameters = checked_hyperparameters(options)
     channels = {"train": options.data}
     channels |= {"validation": options.validation} if options.validation else {}
     channels |= {"pretrained": options.pretrained} if options.pretrained else {}
     channels |= assignments(options.channel, "--channel")
-    stopping = {"MaxRuntimeInSeconds": options.max_runtime}
-    resources: dict[str, Any] = {
-        "InstanceType": options.instance_type,
-        "InstanceCount": options.instance_count,
-        "VolumeSizeInGB": options.volume_size,
-    }
     request: dict[str, Any] = {
         "RoleArn": options.role,
         "AlgorithmSpecification": {
@@ -100,25 +88,19 @@ def job(options: argparse.Namespace, name: str) -> dict[str, Any]:
         "HyperParameters": hyperparameters,
         "InputDataConfig": [_channel(channel, uri, options) for channel, uri in channels.items()],
         "OutputDataConfig": {"S3OutputPath": options.output},
-        "ResourceConfig": resources,
-        "StoppingCondition": stopping,
+        "ResourceConfig": resources(options),
+        "StoppingCondition": stopping(options),
         "Environment": environment(options),
         **vpc(options),
     }
     checkpoint = options.checkpoint
     if options.spot:
         request["EnableManagedSpotTraining"] = True
-        # Run time and the wait for capacity together; AWS refuses less than the run time.
-        stopping["MaxWaitTimeInSeconds"] = options.max_wait or 2 * options.max_runtime
         checkpoint = checkpoint or f"{options.output.rstrip('/')}/{name}/checkpoints"
     if checkpoint:
         request["CheckpointConfig"] = {"S3Uri": checkpoint}
     if options.kms_key:
         request["OutputDataConfig"]["KmsKeyId"] = options.kms_key
-    if options.volume_kms_key:
-        resources["VolumeKmsKeyId"] = options.volume_kms_key
-    if options.keep_alive:
-        resources["KeepAlivePeriodInSeconds"] = options.keep_alive
     if options.retry is not None:
         request["RetryStrategy"] = {"MaximumRetryAttempts": options.retry}
     if options.network_isolation:
@@ -126,28 +108,6 @@ def job(options: argparse.Namespace, name: str) -> dict[str, Any]:
     if options.encrypt_between_containers:
         request["EnableInterContainerTrafficEncryption"] = True
     return request
-
-
-def check(options: argparse.Namespace) -> None:
-    """The rules between options that AWS only tells after the call. Raises LaunchError."""
-    if not 1 <= options.max_runtime <= MAXIMUM_RUNTIME_SECONDS:
-        raise LaunchError(
-            f"--max-runtime {options.max_runtime}: from 1 to {MAXIMUM_RUNTIME_SECONDS} s (28 days)"
-        )
-    at_least_one(options.instance_count, "--instance-count")
-    at_least_one(options.volume_size, "--volume-size")
-    if options.max_wait is not None:
-        if not options.spot:
-            raise LaunchError("--max-wait is for --spot")
-        if options.max_wait < options.max_runtime:
-            raise LaunchError(f"--max-wait {options.max_wait} is below --max-runtime {options.max_runtime}")
-    if options.keep_alive:
-        if options.spot:
-            raise LaunchError("--keep-alive and --spot exclude each other: spot instances go back at once")
-        if options.keep_alive > DOCUMENTED_KEEP_ALIVE_SECONDS:
-            print("--keep-alive: AWS documents 3600 s at most", file=sys.stderr)
-    if options.retry is not None and not 1 <= options.retry <= 30:
-        raise LaunchError(f"--retry {options.retry}: from 1 to 30")
 
 
 def environment(options: argparse.Namespace) -> dict[str, str]:
@@ -178,6 +138,8 @@ def summarise(name: str, answer: dict[str, Any]) -> None:
     if trained and billed is not None:
         spared = f", {100 * (1 - billed / trained):.0f} % saved by spot" if billed < trained else ""
         print(f"training time {trained} s, billed {billed} s{spared}")
+    if instances := selected(answer):
+        print(f"ran on {instances}")
     pool = answer.get("WarmPoolStatus", {})
     if pool.get("Status"):
         print(f"warm pool: {pool['Status']}")

@@ -60,6 +60,8 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
         raise LaunchError(f"--parallel {options.parallel}: from 1 to --trials {options.trials}")
     if options.best and not options.wait:
         raise LaunchError("--best: the search must have ended, so not with --no-wait")
+    if "," in options.instance_type:
+        raise LaunchError("--instance-type: all trials of a search run on one type")
     if options.checkpoint:
         raise LaunchError("--checkpoint: the trials would go on from each other's checkpoints")
     definition = train.job(options, name)

@@ -16,8 +16,10 @@ from launching.calls import Aws, Call, LaunchError
 from launching.deploy import make_all_or_nothing
 from launching.kinds import ENDPOINT
 from launching.models import add_model, add_source, fill_in
+from launching.registry import add_when_approved, look_at_newest, wait_for_approval
 from launching.request import add_network, add_tags
 from launching.variants import (
+    CUT_CHARACTERS,
     VARIANT,
     add_hosting,
     check_hosting,
@@ -27,8 +29,6 @@ from launching.variants import (
 )
 from launching.watch import add_wait, follow, say
 
-CUT_CHARACTERS = 63 - len("-20261231-235959")
-"""Of the endpoint's name in those of its later models and configurations, which also have the time."""
 HELP = "put another model behind an endpoint, step by step, with a way back"
 
 
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endpoint", required=True, metavar="NAME")
     add_source(parser)
     add_model(parser)
+    add_when_approved(parser)
     add_hosting(parser)
     add = parser.add_argument
     add(
@@ -88,6 +89,7 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
         },
     }
     return [
+        *look_at_newest(options),
         *models(options, endpoint, config, variants),
         create_config(options, endpoint, config, variants),
         *guards,
@@ -97,7 +99,7 @@ def plan(options: argparse.Namespace, aws: Aws) -> list[Call]:
 
 def run(options: argparse.Namespace, calls: Sequence[Call], aws: Aws) -> None:
     """Raises LaunchError when the endpoint went back to the old model."""
-    calls = fill_in(list(calls), aws)
+    calls = fill_in(list(wait_for_approval(options, calls, aws)), aws)
     update = calls[-1]
     config = update.arguments["EndpointConfigName"]
     guards = [call.arguments["AlarmName"] for call in calls if call.client == "cloudwatch"]

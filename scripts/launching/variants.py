@@ -6,9 +6,19 @@ from typing import Any
 
 from launching.calls import Call, LaunchError
 from launching.models import MANY, create_model, cuda_of, given_source, host_ami, look_at
-from launching.request import assignment, at_least_one, split_uri, tags
+from launching.request import (
+    add_instance_type,
+    assignment,
+    at_least_one,
+    check_price,
+    instance_types,
+    split_uri,
+    tags,
+)
 
 VARIANT = "AllTraffic"
+CUT_CHARACTERS = 63 - len("-20261231-235959")
+"""Of the endpoint's name in those of its later models and configurations, which also have the time."""
 SERVERLESS_MEMORY_MB = tuple(range(1024, 6145, 1024))
 SERVERLESS_MAX_CONCURRENCY = 200
 # One request may be a gigabyte and take an hour there.
@@ -28,7 +38,7 @@ class Variant:
 
 def add_hosting(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--instance-type", default="ml.g5.xlarge")
+    add_instance_type(parser)
     add("--instance-count", type=int, default=1)
     add(
         "--startup-timeout",
@@ -56,6 +66,13 @@ def add_hosting(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         choices=(10, 30, 60, 120, 180, 240, 300),
         help="AWS's own metrics of each instance and container, so often: 10, 30, 60, 120, 180, 240 or 300",
+    )
+    add("--core-dumps", metavar="S3_URI", help="where the memory of a container that crashes is kept")
+    add(
+        "--ssm-access",
+        action="store_true",
+        help="a shell in the container by AWS Systems Manager, for accounts that AWS support has let in; AWS then "
+        "takes a day to patch and replace a faulty instance",
     )
     add("--serverless", action="store_true", help="no instance of its own, no GPU, nothing to pay when idle")
     add("--serverless-memory", type=int, default=4096, metavar="MB", help="1024 to 6144")
@@ -112,6 +129,7 @@ def read_variants(options: argparse.Namespace) -> list[Variant]:
 def check_hosting(options: argparse.Namespace, variants: list[Variant]) -> None:
     """What SageMaker does not offer together. Raises LaunchError."""
     at_least_one(options.instance_count, "--instance-count")
+    check_price(options)
     if options.serverless and options.asynchronous:
         raise LaunchError("--serverless and --async exclude each other")
     if options.serverless:
@@ -121,6 +139,8 @@ def check_hosting(options: argparse.Namespace, variants: list[Variant]) -> None:
             "--network-isolation": options.network_isolation,
             "--shadow": options.shadow,
             "--variant": options.variant,
+            "--core-dumps": options.core_dumps,
+            "--ssm-access": options.ssm_access,
         }
         for option, given in refused.items():
             if given:
@@ -214,18 +234,46 @@ def _production_variant(options: argparse.Namespace, config: str, variant: Varia
 
 
 def host(options: argparse.Namespace) -> dict[str, Any]:
-    """The instance of a variant: its type, its driver, how long it may take, who gets the next request."""
+    """The instances of a variant: their types, their driver, how long they may take, who gets the next request.
+
+    Raises LaunchError where the types need different drivers.
+    """
+    types = instance_types(options.instance_type)
     row: dict[str, Any] = {
-        "InstanceType": options.instance_type,
         "InitialInstanceCount": options.instance_count,
         "ContainerStartupHealthCheckTimeoutInSeconds": options.startup_timeout,
         # Pictures cost unlike: the next one goes to the instance with the fewest under way.
         "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
     }
-    cuda = options.cuda or cuda_of(options.image or getattr(options, "package", None), options.instance_type)
-    if ami := options.inference_ami or host_ami(options.instance_type, cuda):
+    if len(types) == 1:
+        row["InstanceType"] = types[0]
+    else:
+        row["InstancePools"] = [
+            {"InstanceType": name, "Priority": place} for place, name in enumerate(types, 1)
+        ]
+    if ami := _host_image(options, types):
         row["InferenceAmiVersion"] = ami
+    if options.core_dumps:
+        split_uri(options.core_dumps)
+        key = {"KmsKeyId": options.kms_key} if options.kms_key else {}
+        row["CoreDumpConfig"] = {"DestinationS3Uri": options.core_dumps, **key}
+    if options.ssm_access:
+        row["EnableSSMAccess"] = True
     return row
+
+
+def _host_image(options: argparse.Namespace, types: list[str]) -> str | None:
+    image = options.image or getattr(options, "package", None)
+    amis = {name: host_ami(name, options.cuda or cuda_of(image, name)) for name in types}
+    if options.inference_ami:
+        return str(options.inference_ami)
+    if len(set(amis.values())) > 1:
+        needs = ", ".join(f"{name} {ami or 'none'}" for name, ami in amis.items())
+        raise LaunchError(
+            f"--instance-type {options.instance_type}: all have one host image, and theirs differ ({needs}): "
+            "name one that suits all with --inference-ami, or take types that go together"
+        )
+    return amis[types[0]]
 
 
 def _async_config(options: argparse.Namespace) -> dict[str, Any]:

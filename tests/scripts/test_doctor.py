@@ -91,6 +91,13 @@ def test_figures_of_gpus_are_missed_where_there_are_gpus(aws, script, job, insta
     assert ("none of a GPU" in result.stdout) == (not is_well)
 
 
+def test_of_several_types_of_instance_the_one_that_it_has_counts(aws, script, job):
+    job(described={"ResourceConfig": {"SelectedInstanceType": "ml.g5.xlarge", "InstanceCount": 1}})
+    write_log(aws, EMF)
+    aws.publish("SamplesPerSecond", [5], JOB)
+    assert "none of a GPU" in script("doctor.py", "--job", "job-1").stdout
+
+
 def test_a_job_that_cannot_reach_what_it_is_to_call(aws, script, job):
     job(METRICS_SINK="putmetricdata", described={"EnableNetworkIsolation": True})
     aws.publish("GpuUtilization", [50], JOB)
@@ -154,6 +161,15 @@ def test_an_endpoint_that_is_well(aws, script, endpoint):
     text = all_is_well(script("doctor.py", "--endpoint", "door"), 8)
     assert "metrics of old: 1 in 1 series" in text
     assert "metrics of new: 1 in 1 series" in text
+
+
+def test_figures_of_gpus_are_missed_on_instance_pools_too(aws, script, endpoint):
+    endpoint(v={"ENDPOINT_NAME": "door", "VARIANT_NAME": "v"})
+    pools = [{"InstanceType": name, "Priority": 1} for name in ("ml.g5.xlarge", "ml.g6.xlarge")]
+    variant = {"VariantName": "v", "ModelName": "v", "InstancePools": pools}
+    aws.answers["DescribeEndpointConfig"] = [{"ProductionVariants": [variant]}]
+    aws.publish("RequestsPerSecond", [5], {"Project": "normals", "Endpoint": "door", "Variant": "v"})
+    assert "none of a GPU" in script("doctor.py", "--endpoint", "door").stdout
 
 
 def test_each_variant_of_an_endpoint_is_looked_at(aws, script, endpoint):

@@ -105,6 +105,14 @@ def test_a_run_is_watched_step_by_step_and_a_failure_named(aws, launch, bucket):
     assert "the run of pipeline normals is Failed: step Check failed" in result.stderr
 
 
+def test_a_run_that_succeeds_tells_the_command_that_deploys_after_the_approval(aws, launch, bucket):
+    aws.answers["DescribePipelineExecution"] = [{"status": 200, "PipelineExecutionStatus": "Succeeded"}]
+    aws.answers["ListPipelineExecutionSteps"] = [{"status": 200, "PipelineExecutionSteps": []}]
+    result = launch(*PIPELINE, "--start", "--group", "rooms")
+    assert result.returncode == 0, result.stderr
+    assert "next: launch.py deploy --package rooms --when-approved" in result.stdout
+
+
 def test_every_state_of_the_state_machine_is_a_request_that_sagemaker_takes(aws, launch, bucket):
     machine = definition(launch, "--step-functions", "--spot")
     operations = {
@@ -220,6 +228,7 @@ def test_a_dry_run_shows_an_update_where_there_is_something_to_update(launch, bu
             assert launch(*PIPELINE, *how).returncode == 0
 
 
+PASSING = {"StartAt": "Pass", "States": {"Pass": {"Type": "Pass", "End": True}}}
 MACHINE = (*PIPELINE, "--step-functions", "--start")
 PACKAGE = "arn:aws:sagemaker:us-east-1:123456789012:model-package/normals/1"
 
@@ -254,6 +263,34 @@ def test_the_failure_of_a_state_machine_is_told(aws, launch, bucket):
     failed = '"status": "FAILED", "error": "TooManyErrors", "cause": "above 15 degrees"'
     aws.rewrites['"status": "RUNNING"'] = failed
     assert "is FAILED: TooManyErrors: above 15 degrees" in launch(*MACHINE).stderr
+
+
+def test_status_without_a_name_lists_runs_too(aws, launch, bucket):
+    for how in ((), ("--step-functions",)):
+        assert launch(*PIPELINE, *how, "--start", "--no-wait").returncode == 0
+    executing = {"PipelineExecutionArn": "arn:aws:sagemaker:us-east-1:1:pipeline/normals/execution/a"}
+    executing |= {"StartTime": 0, "PipelineExecutionStatus": "Executing"}
+    aws.answers["ListPipelineExecutions"] = [{"status": 200, "PipelineExecutionSummaries": [executing]}]
+    component = {"InferenceComponentName": "copy", "InferenceComponentStatus": "InService"}
+    aws.answers["ListInferenceComponents"] = [{"status": 200, "InferenceComponents": [component]}]
+    others = aws.client("stepfunctions")
+    machine = others.create_state_machine(name="others", definition=json.dumps(PASSING), roleArn=ROLE)
+    others.start_execution(stateMachineArn=machine["stateMachineArn"])
+    result = launch("status")
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["inference", "component", "copy", "InService"],
+        ["pipeline", "normals", "Executing"],
+        ["state", "machine", "normals", "RUNNING"],
+    ], result.stderr
+    shown = [call["method"] for call in json.loads(launch("status", "--dry-run").stdout)]
+    assert {"list_inference_components", "list_pipelines", "list_state_machines"} < set(shown)
+
+
+def test_runs_that_have_ended_do_not_run(aws, launch, bucket):
+    assert launch(*PIPELINE, "--start", "--no-wait").returncode == 0
+    ended = {"PipelineExecutionArn": "a", "StartTime": 0, "PipelineExecutionStatus": "Succeeded"}
+    aws.answers["ListPipelineExecutions"] = [{"status": 200, "PipelineExecutionSummaries": [ended]}]
+    assert launch("status").stdout == "nothing runs\n"
 
 
 @pytest.mark.parametrize("how", [(), ("--step-functions",)])

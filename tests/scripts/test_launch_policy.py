@@ -75,6 +75,7 @@ MORE = {
         ],
     ),
     "update that is refused": ("update", COMMANDS["update"]),
+    "status of all": ("status", [PIPELINE, MACHINE, ("status",)]),
     "stop of a job": ("stop", [TRAIN, ("stop", "job-1")]),
     "invoke --async": ("invoke", [("invoke", "--endpoint", "e", "--async", "s3://bucket/in", "photo.jpg")]),
     "train on several instances in a VPC": (
@@ -246,6 +247,16 @@ def test_both_roles_of_a_pipeline_may_be_handed_over(launch):
     assert row["Resource"] == [ROLE, own]
 
 
+def test_an_endpoint_for_a_while_asks_for_its_deletion_too(aws, launch, refused):
+    aws.actions.clear()
+    assert launch(*DEPLOY, "--autoscale", "1:2", "--delete-after", "1s").returncode == 0
+    policy = printed(launch, "deploy", "--delete-after")
+    done = {(action, resource_of(action, operation, body)) for action, operation, body in aws.actions}
+    assert not [each for each in done if not allows(policy, *each)]
+    assert "sagemaker:ListTags" not in actions(printed(launch, "deploy"))
+    assert "only deploy has that" in refused("policy", "train", "--delete-after")
+
+
 def test_keys_and_a_vpc_ask_for_more(launch, refused):
     key = "arn:aws:kms:us-east-1:123456789012:key/k"
     plain, more = (
@@ -264,7 +275,10 @@ def test_keys_and_a_vpc_ask_for_more(launch, refused):
         if row not in plain["Statement"]
     ]
     assert (row["Action"], row["Resource"]) == (["sns:Publish"], [topic])
-    for option in (("--vpc",), ("--topic", topic)):
+    shell = actions(printed(launch, "execution-role", "--ssm-access")) - actions(plain)
+    assert "ssmmessages:OpenDataChannel" in shell
+    assert {action.partition(":")[0] for action in shell} == {"ssmmessages"}
+    for option in (("--vpc",), ("--topic", topic), ("--ssm-access",)):
         assert "only the execution role" in refused("policy", "train", *option)
     assert "names a key by its ARN" in refused("policy", "train", "--kms-key", "alias/data")
     assert "who may take the role" in refused("policy", "execution-role-trust", "--kms-key", key)

@@ -153,6 +153,43 @@ def test_the_host_suits_the_images_cuda(launch, cuda, instance_type, ami):
     assert config["ProductionVariants"][0].get("InferenceAmiVersion") == ami
 
 
+POOLS = ("--instance-type", "ml.g6.xlarge,ml.g5.xlarge")
+
+
+def test_of_several_instance_types_an_endpoint_takes_the_first_there_is(launch):
+    pools = [
+        {"InstanceType": "ml.g6.xlarge", "Priority": 1},
+        {"InstanceType": "ml.g5.xlarge", "Priority": 2},
+    ]
+    [variant] = config_of(launch, *DEPLOY, *POOLS, "--instance-count", "2")["ProductionVariants"]
+    assert (variant["InstancePools"], variant["InitialInstanceCount"]) == (pools, 2)
+    assert "InstanceType" not in variant
+    assert variant["InferenceAmiVersion"] == "al2-ami-sagemaker-inference-gpu-3-1"
+    calls = dict(dry(launch, *DEPLOY, *POOLS, "--inference-component"))
+    [variant] = calls["create_endpoint_config"]["ProductionVariants"]
+    assert variant["InstancePools"] == pools
+    needs = calls["create_inference_component"]["Specification"]["ComputeResourceRequirements"]
+    assert needs["NumberOfAcceleratorDevicesRequired"] == 1
+
+
+@pytest.mark.parametrize("other", ["ml.g7e.2xlarge", "ml.c7i.xlarge"])
+def test_instance_types_that_need_different_drivers_are_refused_unless_one_is_named(launch, refused, other):
+    mixed = ("--instance-type", f"ml.g5.xlarge,{other}")
+    assert "name one that suits all with --inference-ami" in refused(*DEPLOY, *mixed)
+    ami = "al2023-ami-sagemaker-inference-gpu-4-1"
+    [variant] = config_of(launch, *DEPLOY, *mixed, "--inference-ami", ami)["ProductionVariants"]
+    assert variant["InferenceAmiVersion"] == ami
+
+
+def test_a_crash_leaves_its_memory_and_a_shell_is_let_in_where_asked(launch):
+    asked = ("--core-dumps", "s3://bucket/dumps", "--kms-key", "alias/data", "--ssm-access")
+    [variant] = config_of(launch, *DEPLOY, *asked)["ProductionVariants"]
+    assert variant["CoreDumpConfig"] == {"DestinationS3Uri": "s3://bucket/dumps", "KmsKeyId": "alias/data"}
+    assert variant["EnableSSMAccess"] is True
+    [variant] = config_of(launch, *DEPLOY)["ProductionVariants"]
+    assert not {"CoreDumpConfig", "EnableSSMAccess"} & set(variant)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -162,6 +199,12 @@ def test_the_host_suits_the_images_cuda(launch, cuda, instance_type, ami):
         ((*SEVERAL, "--variant", "a=j", "--variant", "a=k"), "a name of its own"),
         ((*SEVERAL, "--variant", "a=j", "--variant", "b=k", "--shadow", "c=l"), "exactly one other"),
         ((*DEPLOY, "--serverless", "--async", "s3://b/c"), "exclude each other"),
+        ((*DEPLOY, "--serverless", "--core-dumps", "s3://b/c"), "a serverless endpoint has no --core-dumps"),
+        ((*DEPLOY, "--serverless", "--ssm-access"), "a serverless endpoint has no --ssm-access"),
+        ((*DEPLOY, "--core-dumps", "dumps"), "'dumps' is not of the form s3://BUCKET/PREFIX"),
+        ((*DEPLOY, *POOLS, "--instance-usd-per-hour", "1"), "is the price of one --instance-type"),
+        ((*DEPLOY, "--instance-type", "ml.g5.xlarge,"), "'ml.g5.xlarge,': one type, or up to 5"),
+        ((*DEPLOY, "--instance-type", "ml.g5.xlarge,ml.p3dn.24xlarge"), "InstancePools[1].InstanceType"),
         ((*DEPLOY, "--serverless", "--serverless-memory", "3000"), "--serverless-memory 3000: one of 1024"),
         ((*DEPLOY, "--serverless", "--serverless-concurrency", "201"), "from 1 to 200"),
         (
@@ -404,6 +447,7 @@ def test_hyperband_gives_epochs(launch):
         (("--parallel", "20"), "--parallel 20: from 1 to --trials 12"),
         (("--strategy", "Hyperband", "--range", "epochs=2:9"), "Hyperband itself decides"),
         (("--strategy", "Grid"), "Grid takes only choices"),
+        (("--instance-type", "ml.g6.xlarge,ml.g5.xlarge"), "all trials of a search run on one type"),
     ],
 )
 def test_tune_refuses_what_no_trial_would_accept(aws, refused, arguments, said):

@@ -14,6 +14,7 @@ TRAIN = (
     *("train", "--role", ROLE, "--data", "s3://bucket/data/train", "--output", "s3://bucket/models"),
     *("--image", IMAGE, "--poll-seconds", "0.05", "--name", "job-1"),
 )
+PLAN = "arn:aws:sagemaker:us-east-1:123456789012:training-plan/gpus-of-may"
 
 
 def planned(launch, *arguments):
@@ -78,6 +79,40 @@ def test_a_spot_job_has_checkpoints_of_its_own_unless_told_where(launch):
     assert "CheckpointConfig" not in planned(launch)
 
 
+def test_the_limits_of_a_jobs_time_are_sent(launch):
+    longest = ("--max-runtime", "2419200", "--max-pending", "7200")
+    assert planned(launch, *longest)["StoppingCondition"] == {
+        "MaxRuntimeInSeconds": 2419200,
+        "MaxPendingTimeInSeconds": 7200,
+    }
+    assert planned(launch)["StoppingCondition"] == {"MaxRuntimeInSeconds": 86400}
+
+
+def test_of_several_instance_types_aws_takes_the_first_it_has(aws, launch):
+    several = ("--instance-type", "ml.g6.xlarge,ml.g5.xlarge", "--instance-count", "2")
+    assert planned(launch, *several)["ResourceConfig"] == {
+        "InstancePreferences": [{"InstanceType": "ml.g6.xlarge"}, {"InstanceType": "ml.g5.xlarge"}],
+        "InstanceCount": 2,
+        "VolumeSizeInGB": 100,
+    }
+    resources = {"SelectedInstanceType": "ml.g5.xlarge", "SelectedInstanceCount": 2}
+    done = {"TrainingJobStatus": "Completed", "ResourceConfig": resources}
+    aws.answers["DescribeTrainingJob"] = [done] * 2
+    result = launch(*TRAIN, *several)
+    assert "ran on 2 x ml.g5.xlarge" in result.stdout, result.stderr
+    assert "training job job-1 is Completed on 2 x ml.g5.xlarge" in launch("status", "job-1").stdout
+
+
+def test_reserved_capacity_is_that_of_the_first_type(launch):
+    assert planned(launch, "--training-plan", PLAN)["ResourceConfig"]["TrainingPlanArn"] == PLAN
+    resources = planned(launch, "--training-plan", PLAN, "--instance-type", "ml.p5.48xlarge,ml.p4d.24xlarge")
+    assert resources["ResourceConfig"]["InstancePreferences"] == [
+        {"InstanceType": "ml.p5.48xlarge", "TrainingPlanArns": [PLAN]},
+        {"InstanceType": "ml.p4d.24xlarge"},
+    ]
+    assert "TrainingPlanArn" not in resources["ResourceConfig"]
+
+
 def test_the_saving_by_spot_is_told(aws, launch):
     ended = {"TrainingJobStatus": "Completed", "TrainingTimeInSeconds": 1000, "BillableTimeInSeconds": 320}
     aws.answers["DescribeTrainingJob"] = [ended]
@@ -91,6 +126,23 @@ def test_the_saving_by_spot_is_told(aws, launch):
         (("--max-wait", "100"), "--max-wait is for --spot"),
         (("--spot", "--max-wait", "100"), "is below --max-runtime"),
         (("--spot", "--keep-alive", "60"), "--keep-alive and --spot exclude each other"),
+        (("--max-runtime", "2419201"), "--max-runtime 2419201: from 1 to 2419200 s (28 days)"),
+        (("--max-pending", "1799"), "--max-pending 1799: from 1800 to 2419200 s (28 days)"),
+        (("--max-pending", "2419201"), "--max-pending 2419201: from 1800"),
+        (("--max-pending", "7200", "--instance-type", "ml.c7i.xlarge"), "has no effect on ml.c7i.xlarge"),
+        (("--instance-type", "ml.g5.xlarge,ml.g5.xlarge"), "one type, or up to 5 different ones"),
+        (("--instance-type", ",".join(f"ml.g5.{n}xlarge" for n in (2, 4, 8, 12, 16, 24))), "up to 5"),
+        (("--instance-type", "ml.g5.xlarge,ml.inf2.xlarge"), "ml.inf2.xlarge is there for endpoints"),
+        (
+            ("--instance-type", "ml.g5.xlarge,ml.g6.xlarge", "--spot"),
+            "several --instance-type and --spot exclude",
+        ),
+        (("--training-plan", PLAN, "--spot"), "--training-plan and --spot exclude"),
+        (("--training-plan", "my-plan"), "TrainingPlanArn"),
+        (
+            ("--instance-type", "ml.g5.xlarge,ml.g6.xlarge", "--instance-usd-per-hour", "1"),
+            "is the price of one --instance-type",
+        ),
         (("--retry", "31"), "--retry 31: from 1 to 30"),
         (("--subnet", "subnet-1"), "--subnet and --security-group belong together"),
         (("--tag", "team"), "--tag 'team' is not NAME=VALUE"),
