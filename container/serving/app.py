@@ -2,9 +2,8 @@
 
 import os
 import time
-import uuid
 
-from flask import Flask, Response, g, jsonify, request
+from flask import Flask, Response, jsonify
 
 from serving.errors import answer_in_json
 from serving.execution_parameters import available_memory_bytes, execution_parameters
@@ -14,13 +13,13 @@ from serving.invocation import ATTRIBUTES_HEADER, Invocations
 from serving.model_host import ModelHost
 from serving.multi_model.routes import add_model_routes
 from serving.multi_model.table import Models
-from serving.request_body import client_of, discard_body
+from serving.request import REQUEST_ID_HEADER, ServingRequest, this_request, usable
+from serving.request_body import discard_body
 from serving.request_log import log_request
 from serving.request_metrics import CONTENT_TYPE, RequestMetrics
 from serving.settings import MODELS_FOLDER, Settings, load_settings, run_directory, visible_gpus
 from serving.work_report import WorkReport
 
-REQUEST_ID_HEADER = "X-Amzn-SageMaker-Inference-Id"
 MAX_HEADER = 1024
 """Characters of a header that SageMaker hands on."""
 LAME_DUCK_SECONDS = 2.0
@@ -46,14 +45,8 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
     )
     gate = Gate(settings.max_queue, metrics)
     app = Flask("serving", static_folder=None)
+    app.request_class = ServingRequest
     answer_in_json(app)
-
-    @app.before_request
-    def arrive() -> None:
-        g.arrived = time.monotonic()
-        g.request_id = usable(request.headers.get(REQUEST_ID_HEADER, ""), 64) or uuid.uuid4().hex
-        g.cause = None
-        client_of(request).request_id = g.request_id
 
     @app.route("/ping", methods=["GET", "POST"])
     def ping() -> tuple[Response, int]:
@@ -73,14 +66,15 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
 
     @app.after_request
     def leave(answer: Response) -> Response:
-        answer.headers[REQUEST_ID_HEADER] = g.request_id
+        request = this_request()
+        answer.headers[REQUEST_ID_HEADER] = request.id
         if answer.status_code >= 400:
             discard_body(request)
         if request.endpoint == "invocations":
-            metrics.requests.labels(answer.status_code).inc()
-            metrics.latency.observe(time.monotonic() - g.arrived)
-            hand_attributes_on(answer)
-        log_request(request, answer, request_id=g.request_id, arrived=g.arrived, cause=g.cause)
+            metrics.answered(answer.status_code, time.monotonic() - request.arrived)
+            hand_attributes_on(request, answer)
+        log_request(request, answer)
+        request.cause = None  # whose traceback holds this request, and its body
         return answer
 
     if settings.multi_model:
@@ -89,7 +83,7 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
             visible_gpus(),
             request_timeout_seconds=settings.request_timeout_seconds,
         )
-        add_model_routes(app, models, gate, settings, REQUEST_ID_HEADER)
+        add_model_routes(app, models, gate, settings)
         health.loading_done()
         work = WorkReport(metrics, work_address, lambda: None)
     else:
@@ -124,23 +118,21 @@ def add_routes_of_one(app: Flask, settings: Settings, requests: Invocations, wor
 
     @app.post("/invocations")
     def invocations() -> Response:
-        return requests.answer(request, arrived=g.arrived)
+        return requests.answer(this_request())
 
     if settings.predict_route:
         app.add_url_rule(settings.predict_route, view_func=invocations, methods=["POST"])
 
 
-def usable(text: str, length: int) -> str:
-    """A header's text as far as it may stand in an answer's header: Gunicorn refuses to send some of what it takes."""
-    return "".join(character for character in text if " " <= character <= "~")[:length]
-
-
-def hand_attributes_on(answer: Response) -> None:
+def hand_attributes_on(request: ServingRequest, answer: Response) -> None:
     """The client's attributes go back to it, before ours: SageMaker returns only what we set.
 
     Where both are too long, or theirs cannot be sent, ours alone: they say what the numbers mean.
     """
-    theirs, ours = request.headers.get(ATTRIBUTES_HEADER, ""), answer.headers.get(ATTRIBUTES_HEADER, "")
+    theirs = request.headers.get(ATTRIBUTES_HEADER, "")
+    if not theirs:
+        return
+    ours = answer.headers.get(ATTRIBUTES_HEADER, "")
     for text in (";".join(filter(None, [theirs, ours])), ours):
         if text and text == usable(text, MAX_HEADER):
             answer.headers[ATTRIBUTES_HEADER] = text

@@ -36,7 +36,7 @@ def shape_of(value: Any) -> Any:
     return getattr(value, "shape", None)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Job:
     """One decoded input, and where its output goes. One whose future is cancelled is dropped."""
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 STALL_SECONDS = 20.0
@@ -20,6 +21,10 @@ BYTES_PER_SECOND = 65_536
 """So is one that is slower than this, however regular: each byte earns it that much time, and no more is saved up."""
 KEPT_ANYWAY_BYTES = 65_536
 """Of any client's answers: what a health check is told must never wait."""
+
+
+PIECES = 16
+"""Of an answer that are sent in one call."""
 
 
 class Room:
@@ -48,7 +53,6 @@ class ClientSocket(socket.socket):
 
     def __init__(self, accepted: socket.socket, room: Room, stall_seconds: float) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
-        self.setblocking(False)
         self.deadline = math.inf
         """Until when (monotonic) the client is waited for."""
         self.is_whole = True
@@ -79,46 +83,44 @@ class ClientSocket(socket.socket):
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Wait for bytes. Raises TimeoutError at the deadline."""
         left = self.deadline - time.monotonic()
-        if left <= 0:
+        if not self._is_ready(select.POLLIN, left):
             raise TimeoutError("the client sends nothing more")
-        self.settimeout(left)
-        piece = super().recv(size, flags)
-        self._earn(len(piece))
-        return piece
+        return self.recv_now(size)
 
     def recv_now(self, size: int) -> bytes:
         """What has come, at most `size` bytes. Raises BlockingIOError where nothing has."""
-        self.setblocking(False)
-        piece = super().recv(size)
+        piece = super().recv(size, socket.MSG_DONTWAIT)
         self._earn(len(piece))
         return piece
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send it, or keep what the client does not take. Raises TimeoutError where neither can be done."""
+        """Keep it, until `send_unsent` or until it is much: then send it, or keep what the client does not take.
+
+        Raises TimeoutError where neither can be done.
+        """
         if not self._unsent:
             self.wait_from_now()
         self._unsent.append(memoryview(data))
         self.unsent_bytes += len(data)
+        if self.unsent_bytes <= KEPT_ANYWAY_BYTES:
+            return  # the head, which then goes with what follows
         self.send_unsent()
         while not self._keep():
-            left = self.deadline - time.monotonic()
-            poll = select.poll()
-            poll.register(self, select.POLLOUT)
-            if left <= 0 or not poll.poll(left * 1000):
+            if not self._is_ready(select.POLLOUT, self.deadline - time.monotonic()):
                 raise TimeoutError("the client does not take its answer")
             self.send_unsent()
 
     def send_unsent(self) -> None:
         """Send as much of it as the client takes now."""
-        self.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while self._unsent:
-                sent = super().send(self._unsent[0])
+                sent = super().sendmsg(islice(self._unsent, PIECES), (), socket.MSG_DONTWAIT)
                 self._earn(sent)
                 self.unsent_bytes -= sent
-                self._unsent[0] = self._unsent[0][sent:]
-                if not self._unsent[0]:
-                    self._unsent.popleft()
+                while self._unsent and sent >= len(self._unsent[0]):
+                    sent -= len(self._unsent.popleft())
+                if sent:
+                    self._unsent[0] = self._unsent[0][sent:]
         if not self._unsent:
             self._give_room()
 
@@ -137,9 +139,21 @@ class ClientSocket(socket.socket):
 
     def is_gone(self) -> bool:
         """Whether the client has closed its side: it does not wait for an answer."""
+        return self._is_ready(select.POLLRDHUP, 0)
+
+    def _is_ready(self, event: int, seconds: float) -> bool:
+        """Whether it is, or becomes so in that time."""
+        if seconds < 0:
+            return False
         poll = select.poll()
-        poll.register(self, select.POLLRDHUP)
-        return bool(poll.poll(0))
+        poll.register(self, event)
+        return bool(poll.poll(seconds * 1000))
+
+    def setblocking(self, flag: bool) -> None:
+        """Gunicorn's: nothing here depends on it, and each call of the real one lets other threads go first."""
+
+    def settimeout(self, value: float | None) -> None:
+        """Likewise: `deadline` counts."""
 
     def close(self) -> None:
         """Forget what was not sent."""

@@ -7,8 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask, Response, g
+from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, NotFound
+
+from serving.request import this_request
 
 MAX_ERROR_BYTES = 2048
 RETRY_AFTER_SECONDS = 1
@@ -47,7 +49,7 @@ def bare_answer(status: str, message: str) -> bytes:
 
 
 def answer_in_json(app: Flask) -> None:
-    """Let no HTML page and no traceback leave `app`; what was raised is kept for the log as `g.cause`."""
+    """Let no HTML page and no traceback leave `app`; what was raised is kept for the log."""
 
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:
@@ -55,13 +57,13 @@ def answer_in_json(app: Flask) -> None:
             error = RequestError(
                 404, "no such path", paths=sorted(rule.rule for rule in app.url_map.iter_rules())
             )
-        g.cause = error
+        this_request().cause = error
         return as_json(error)
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
         # Whatever it is, it is ours: the client gets no more than a key to the log.
-        g.cause = error
+        this_request().cause = error
         return as_json(RequestError(500, "the server failed on this request; its log has the cause"))
 
 
@@ -69,7 +71,7 @@ def as_json(error: HTTPException) -> Response:
     """The answer to the request at hand."""
     details = error.details if isinstance(error, RequestError) else {}
     answer = Response(
-        error_body(error.name, error.description or "", g.request_id, **details),
+        error_body(error.name, error.description or "", this_request().id, **details),
         status=error.code,
         headers=error.get_headers(),  # Allow, for example
         content_type="application/json",

@@ -30,13 +30,13 @@ class Gate:
             if self._inside >= self._limit:
                 raise RequestError(503, "the queue is full", max_queue=self._limit)
             self._inside += 1
-        self._metrics.in_flight.inc()
+            self._metrics.in_flight = self._inside
         try:
             yield
         finally:
-            self._metrics.in_flight.dec()
             with self._changed:
                 self._inside -= 1
+                self._metrics.in_flight = self._inside
                 self._changed.notify_all()
 
     def close(self, *, timeout_seconds: float) -> None:

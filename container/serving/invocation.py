@@ -7,7 +7,7 @@ Only the part between the commas runs in the model's thread; the rest in the req
 
 from typing import IO
 
-from flask import Request, Response
+from flask import Response
 from werkzeug.wsgi import FileWrapper
 
 from serving.client_socket import ClientSocket
@@ -18,7 +18,8 @@ from serving.inference import Inference
 from serving.media_types import JSON, JSON_LINES, AnswerType, Offer, declared_type, response_type
 from serving.model_host import LoadedModel, ModelHost
 from serving.records import RecordWriter, error_record, instances_of, record_type, write_lines
-from serving.request_body import PIECE_BYTES, client_of, full_disk_refused, read_body, spool
+from serving.request import ServingRequest
+from serving.request_body import PIECE_BYTES, full_disk_refused, read_body, spool
 from serving.request_metrics import RequestMetrics
 from serving.settings import Settings
 
@@ -40,11 +41,8 @@ class Invocations:
         self._health = health
         self._metrics = metrics
 
-    def answer(self, request: Request, *, arrived: float) -> Response:
-        """The answer, with the model's choices (axes, for example) in ATTRIBUTES_HEADER.
-
-        `arrived` (monotonic): when the time for it began. Raises RequestError.
-        """
+    def answer(self, request: ServingRequest) -> Response:
+        """The answer, with the model's choices (axes, for example) in ATTRIBUTES_HEADER. Raises RequestError."""
         model = self._model.loaded
         if model is None:
             raise RequestError(503, "the model is still loading")
@@ -61,11 +59,11 @@ class Invocations:
             self._model.batcher,
             self._health,
             self._metrics,
-            arrived=arrived,
+            arrived=request.arrived,
             timeout_seconds=self._settings.request_timeout_seconds,
             drift=self._model.drift,
         )
-        with self._gate.hold(), full_disk_refused(), spool() as body:
+        with self._gate.hold(), full_disk_refused(), spool(request.content_length) as body:
             read_body(request, body, limit_bytes=self._settings.max_body_bytes)
             if declared == JSON_LINES:
                 return self._each_line(inference, answer, body)
@@ -73,7 +71,7 @@ class Invocations:
                 if found := instances_of(body.read()):
                     return self._each_instance(inference, model, *found)
                 body.seek(0)
-            return self._one(inference, answer, body, declared, client_of(request))
+            return self._one(inference, answer, body, declared, request.client)
 
     def _one(
         self,

@@ -98,7 +98,7 @@ class ModelHost:
         self.batcher = Batcher(
             self._predict,
             max_batch=settings.max_batch,
-            queue_changed=metrics.queue_depth.set,
+            queue_changed=self._queue_changed,
             group_of=self._group_of,
             most_of=self._most_of,
             waited=metrics.queue.observe,
@@ -148,6 +148,9 @@ class ModelHost:
         self.loaded = LoadedModel.of(predictor, settings.default_accept, room_bytes)
         self._health.loading_done()
         _log.info("ready: takes %s, makes %s", list(predictor.request_types), list(predictor.response_types))
+
+    def _queue_changed(self, waiting: int) -> None:
+        self._metrics.queue_depth = waiting
 
     def _group_of(self, value: Any) -> Hashable:
         assert self.loaded is not None

@@ -7,16 +7,16 @@ Not Flask's `get_data`: of a chunked body over its limit it returns the beginnin
 """
 
 import errno
+import io
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from flask import Request
 from gunicorn.http.errors import ParseException
 
-from serving.client_socket import ClientSocket
 from serving.errors import RequestError
+from serving.request import ServingRequest
 from serving.settings import MEBIBYTE, run_directory
 
 IN_MEMORY_BYTES = 8 * MEBIBYTE
@@ -24,17 +24,13 @@ IN_MEMORY_BYTES = 8 * MEBIBYTE
 PIECE_BYTES = MEBIBYTE
 
 
-def client_of(request: Request) -> ClientSocket:
-    """Whoever sends the request."""
-    client: ClientSocket = request.environ["gunicorn.socket"]
-    return client
-
-
-def spool() -> IO[bytes]:
+def spool(expected_bytes: int | None = None) -> IO[bytes]:
     """A file that is in memory while it is small, and gone when it is closed.
 
     Its folder is named: left to itself, Python looks for another when the temporary one is full.
     """
+    if expected_bytes is not None and expected_bytes <= IN_MEMORY_BYTES:
+        return io.BytesIO()
     return tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES, dir=str(run_directory()))
 
 
@@ -49,7 +45,7 @@ def full_disk_refused() -> Iterator[None]:
         raise RequestError(507, f"no room for this request in {run_directory().parent}") from error
 
 
-def read_body(request: Request, file: IO[bytes], *, limit_bytes: int) -> None:
+def read_body(request: ServingRequest, file: IO[bytes], *, limit_bytes: int) -> None:
     """Write all of the body to `file`, and go back to its start. Raises RequestError 400, 408 or 413."""
     length = request.content_length
     too_large = RequestError(
@@ -66,13 +62,13 @@ def read_body(request: Request, file: IO[bytes], *, limit_bytes: int) -> None:
     if length is not None and read_bytes < length:
         raise RequestError(400, f"the body ended after {read_bytes} of {length} bytes")
     file.seek(0)
-    client = client_of(request)
+    client = request.client
     client.is_whole = True
     if client.when_read is not None:
         client.when_read()
 
 
-def _read_piece(request: Request) -> bytes:
+def _read_piece(request: ServingRequest) -> bytes:
     try:
         piece: bytes = request.environ["wsgi.input"].read(PIECE_BYTES)
     except TimeoutError:
@@ -82,13 +78,13 @@ def _read_piece(request: Request) -> bytes:
     return piece
 
 
-def discard_body(request: Request) -> None:
+def discard_body(request: ServingRequest) -> None:
     """Drop what is left of it: where that has yet to come, the connection ends after the answer.
 
     A client sends its whole body before it reads the answer, and would see a reset and never the reason if
     nobody read it; the main loop does (`slow_clients`), so that no thread waits for a body that nobody wants.
     """
-    client = client_of(request)
+    client = request.client
     if not client.is_whole:
         client.must_close()
         return

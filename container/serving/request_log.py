@@ -7,16 +7,17 @@ few seconds, leaves none.
 import logging
 import time
 
-from flask import Request, Response
+from flask import Response
 from werkzeug.exceptions import HTTPException
+
+from serving.request import ServingRequest
 
 _log = logging.getLogger(__name__)
 
 
-def log_request(
-    request: Request, answer: Response, *, request_id: str, arrived: float, cause: BaseException | None
-) -> None:
-    """Write the line. `arrived` is monotonic; `cause`: what was raised, None for a request that was answered."""
+def log_request(request: ServingRequest, answer: Response) -> None:
+    """Write the line."""
+    cause = request.cause
     if cause is None and request.endpoint != "invocations":
         return
     if cause is None:
@@ -28,11 +29,11 @@ def log_request(
     if not _log.isEnabledFor(level):
         return
     fields = {
-        "request_id": request_id,
+        "request_id": request.id,
         "method": request.method,
         "path": request.path,
         "status": answer.status_code,
-        "seconds": round(time.monotonic() - arrived, 4),
+        "seconds": round(time.monotonic() - request.arrived, 4),
         "request_type": request.mimetype,
         "request_bytes": request.content_length,  # null where it came in chunks
         "answer_type": answer.mimetype,

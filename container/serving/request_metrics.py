@@ -1,11 +1,17 @@
 """What /metrics says of the requests: counters of all workers, added up by prometheus-client.
 
-Each process counts in files of its own under the run directory; whichever is asked adds them.
+Each process counts in files of its own under the run directory; whichever is asked adds them. To write there
+takes longer than the rest of a small request, so a process writes all that has come once a second, and when
+it is asked itself.
+
 Few names and fewer labels: each combination is a series that somebody pays for.
 """
 
 import os
+import threading
 import time
+from bisect import bisect_left
+from collections import Counter as Counts
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -28,21 +34,35 @@ GPU_FILE_SECONDS = 30.0
 """The agent writes its file each second: an older one is of an agent that has died."""
 
 
-class Times(Histogram):
-    """Counts seconds, and keeps the newest themselves for the agent, until they are taken."""
+class Amounts(Histogram):
+    """Counts what has come when it is told to, and keeps the newest themselves for the agent, until they are taken."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._come: deque[float] = deque()
         self._newest: deque[float] = deque(maxlen=NEWEST)
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
-        """Count one."""
-        super().observe(amount, exemplar)
-        self._newest.append(amount)
+        """Let one come."""
+        self._come.append(amount)
+
+    def settle(self) -> None:
+        """Count those that have come: in each bucket all at once."""
+        come = taken(self._come)
+        for bucket, count in Counts(bisect_left(self._upper_bounds, amount) for amount in come).items():
+            self._buckets[bucket].inc(count)
+        if come:
+            self._sum.inc(sum(come))
+            self._newest.extend(come)
 
     def take(self) -> list[float]:
         """The newest ones since the last call, the oldest first."""
-        return [self._newest.popleft() for _ in range(len(self._newest))]
+        return taken(self._newest)
+
+
+def taken(queue: "deque[Any]") -> list[Any]:
+    """All that is in it, while others may be adding to it."""
+    return [queue.popleft() for _ in range(len(queue))]
 
 
 class RequestMetrics:
@@ -53,32 +73,37 @@ class RequestMetrics:
         self.requests = Counter(
             "inference_requests", "Requests to /invocations by status code.", ["code"], registry=None
         )
-        self.latency = Times(
+        self.latency = Amounts(
             "inference_request_seconds",
             "Time from a request's arrival to its answer.",
             buckets=SECONDS,
             registry=None,
         )
-        self.stage = Times(
+        self.stage = Amounts(
             "inference_stage_seconds",
             "Time in a stage: decode, queue and encode of one request, predict of one batch.",
             ["stage"],
             buckets=SECONDS,
             registry=None,
         )
-        self.batch_size = Histogram(
+        self.batch_size = Amounts(
             "inference_batch_size",
             "Requests that went through the model together.",
             buckets=BATCH_SIZES,
             registry=None,
         )
-        self.in_flight = Gauge(
+        self.in_flight = 0
+        """Set by whoever knows it, as `queue_depth`."""
+        self.queue_depth = 0
+        self._codes: deque[int] = deque()
+        self._settling = threading.Lock()
+        self._in_flight = Gauge(
             "inference_in_flight_requests",
             "Requests that are held: read, decoded, waiting, predicted, encoded.",
             multiprocess_mode="livesum",
             registry=None,
         )
-        self.queue_depth = Gauge(
+        self._queue_depth = Gauge(
             "inference_queue_depth",
             "Requests that wait for the model.",
             multiprocess_mode="livesum",
@@ -101,14 +126,37 @@ class RequestMetrics:
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
+    def answered(self, code: int, seconds: float) -> None:
+        """A request was, so long after it came."""
+        self._codes.append(code)
+        self.latency.observe(seconds)
+
+    def settle(self) -> None:
+        """Write what has come."""
+        with self._settling:
+            for code, count in Counts(taken(self._codes)).items():
+                self.requests.labels(code).inc(count)
+            for amounts in (
+                self.latency,
+                self.batch_size,
+                self.decode,
+                self.queue,
+                self.predict,
+                self.encode,
+            ):
+                amounts.settle()
+            self._in_flight.set(self.in_flight)
+            self._queue_depth.set(self.queue_depth)
+
     def totals(self) -> dict[str, float]:
         """This worker's counts and sums of seconds since its start, by names such as `decode_sum`."""
+        self.settle()
         codes = [sample for family in self.requests.collect() for sample in family.samples]
         counts = [(sample.labels["code"], sample.value) for sample in codes if sample.name.endswith("_total")]
         totals = {
             "requests": sum(count for _, count in counts),
             "errors": sum(count for code, count in counts if code.startswith("5")),
-            "in_flight": sum(s.value for family in self.in_flight.collect() for s in family.samples),
+            "in_flight": self.in_flight,
         }
         for histogram, name in ((self.latency, "request"), (self.batch_size, "batch"), (self.stage, None)):
             for sample in (sample for family in histogram.collect() for sample in family.samples):
@@ -119,6 +167,7 @@ class RequestMetrics:
 
     def text(self) -> bytes:
         """All workers' figures in Prometheus's text format, then what the agent wrote last."""
+        self.settle()
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry, str(self._run_directory))  # type: ignore[no-untyped-call]
         gpus = self._run_directory / "gpus.prom"

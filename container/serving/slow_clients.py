@@ -11,15 +11,14 @@ or in chunks, and so only few do at a time.
 A health check needs no thread at all: the main loop answers it, however many threads work or wait their turn.
 """
 
-import contextlib
 import errno
 import resource
 import selectors
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -29,6 +28,7 @@ from serving.balance import Balance
 from serving.client_socket import STALL_SECONDS, ClientSocket, Room
 from serving.errors import bare_answer
 from serving.framing import Frame, frame_of, pattern_of_checks
+from serving.request_threads import RequestThreads
 from serving.settings import MEBIBYTE, load_settings
 
 HEAD_BYTES = 65_536
@@ -57,6 +57,10 @@ class Connection(TConn):  # type: ignore[misc]
         self.received = bytearray()
         self.frame: Frame | None = None
         self.room_bytes = 0
+        self.events = 0
+        """What the main loop hears of the socket."""
+        self.when_ready: Callable[[], None] = lambda: None
+        """What it then does."""
         self.when_late: Callable[[], None] = lambda: None
         """What the main loop does at the socket's deadline."""
 
@@ -81,13 +85,26 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self._readers: set[Connection] = set()  # of these, whose body is being read
         self._max_readers = max(1, settings.max_queue // 2)
         self._queued: deque[Connection] = deque()  # until one of those has done
+        self._listening = threading.Lock()  # changes who is watched, or what is heard of whom
         self._swept = 0.0
+        self._notified = 0.0
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < OPEN_FILES:  # as many as connections, and some
             resource.setrlimit(
                 resource.RLIMIT_NOFILE, (OPEN_FILES if hard < 0 else min(hard, OPEN_FILES), hard)
             )
         super().init_process()
+
+    def get_thread_pool(self) -> RequestThreads:
+        """Called by Gunicorn once."""
+        return RequestThreads(self.cfg.threads)
+
+    def notify(self) -> None:
+        """Gunicorn, in each turn: that this process is alive, which its master wants to know each second."""
+        now = time.monotonic()
+        if now - self._notified >= SWEEP_SECONDS:
+            self._notified = now
+            super().notify()
 
     # Accepting
 
@@ -128,7 +145,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self._gather(conn)
 
     def _drop_idlest(self) -> None:
-        idle = [conn for conn in self._watched if not conn.received and not conn.sock.unsent_bytes]
+        idle = [conn for conn in list(self._watched) if not conn.received and not conn.sock.unsent_bytes]
         for conn in (idle or list(self._watched))[:1]:
             self._close(conn)
 
@@ -138,20 +155,38 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self, conn: Connection, events: int, when_ready: Callable[[], None], when_late: Callable[[], None]
     ) -> None:
         """Call `when_ready` when the client can be read or written, `when_late` at its deadline."""
-        conn.when_late = when_late
-        self._watched[conn] = None
-        if events:
-            self.poller.register(conn.sock, events, lambda _: self._ready(conn, when_ready))
+        conn.when_ready, conn.when_late = when_ready, when_late
+        with self._listening:
+            self._listen(conn, events)
+            self._watched[conn] = None
 
-    def _ready(self, conn: Connection, when_ready: Callable[[], None]) -> None:
-        if conn in self._watched:  # else it was closed in the same turn
-            self._unwatch(conn)
-            when_ready()
+    def _listen(self, conn: Connection, events: int) -> None:
+        """Hear of these events of the client, and no others, until told otherwise."""
+        if conn.events == events:
+            return
+        if conn.events:
+            self.poller.unregister(conn.sock)
+        if events:
+            self.poller.register(conn.sock, events, partial(self._ready, conn))
+        conn.events = events
+
+    def _ready(self, conn: Connection, _: ClientSocket) -> None:
+        """The client can be read, or written.
+
+        While a thread has it, that is not what anyone waits for: then it sends more, or has left. Mostly neither
+        happens, and the poller need not be told anything for a request.
+        """
+        with self._listening:
+            is_awaited = conn in self._watched
+            if not is_awaited:
+                self._listen(conn, 0)
+        if is_awaited:
+            del self._watched[conn]
+            conn.when_ready()
 
     def _unwatch(self, conn: Connection) -> None:
         self._watched.pop(conn, None)
-        with contextlib.suppress(KeyError, ValueError):
-            self.poller.unregister(conn.sock)
+        self._listen(conn, 0)
 
     def _close(self, conn: Connection) -> None:
         self._unwatch(conn)
@@ -165,17 +200,19 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         if now - self._swept < SWEEP_SECONDS:
             return
         self._swept = now
-        for conn in [conn for conn in self._watched if conn.sock.deadline <= now]:
+        if not self.alive:
+            self._cap_keepalive(now + STOP_KEEPALIVE_LINGER)  # those that a thread has given back since
+        for conn in [conn for conn in list(self._watched) if conn.sock.deadline <= now]:
             self._unwatch(conn)
             conn.when_late()
-        for conn in self._working:
+        for conn in list(self._working):
             when_gone = conn.sock.when_gone
             if when_gone is not None and conn.sock.is_gone():
                 when_gone()
 
     def _cap_keepalive(self, deadline: float) -> None:
         """Gunicorn, stopping: connections without a request are kept no longer than that."""
-        for conn in self._watched:
+        for conn in list(self._watched):
             if not conn.sock.unsent_bytes:
                 conn.sock.deadline = min(conn.sock.deadline, deadline)
 
@@ -259,11 +296,20 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         conn.sock.is_whole = is_whole
         self._working.add(conn)
         if is_whole and self._checks.match(conn.received):
-            answered: Future[bool] = Future()
-            answered.set_result(self.handle(conn))
-            self.finish_request(conn, answered)
+            self._finish(conn, stays=self.handle(conn))
         else:
-            super().enqueue_req(conn)
+            self.tpool.submit(partial(self._answer, conn))
+
+    def _answer(self, conn: Connection) -> None:
+        """In a thread. Where the client has taken all and stays, it waits for the next request from here on."""
+        stays = False
+        try:
+            stays = self.handle(conn)
+        finally:
+            if stays and conn not in self._readers and conn.sock.unsent_bytes == 0:
+                self._finish(conn, stays=True)  # without a turn of the main loop
+            else:
+                self.method_queue.defer(partial(self._finish, conn, stays=stays))
 
     def handle(self, conn: Connection) -> Any:
         """In a thread: what has been read already comes first."""
@@ -278,7 +324,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         """Called by `handle`."""
         conn.sock.must_close = req.force_close
         try:
-            return super().handle_request(req, conn)
+            stays = super().handle_request(req, conn)
+            conn.sock.send_unsent()
+            return stays
         except OSError as error:
             self._log_loss(conn, error)
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
@@ -296,11 +344,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         conn.sock.deadline = deadline
         return stays
 
-    def finish_request(self, conn: Connection, fs: "Future[Any]") -> None:
-        """In the main loop: the thread has done."""
+    def _finish(self, conn: Connection, *, stays: bool) -> None:
+        """The request is answered."""
         self._release(conn)
         conn.frame = None
-        stays = not fs.cancelled() and fs.exception() is None and bool(fs.result())
         self._go_on(conn, stays=stays)
 
     def _release(self, conn: Connection) -> None:

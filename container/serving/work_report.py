@@ -38,8 +38,7 @@ class WorkReport:
 
     def start(self) -> None:
         """Send each second from now on, in the background."""
-        if self._address is not None:
-            threading.Thread(target=self._run, name="work report", daemon=True).start()
+        threading.Thread(target=self._run, name="work report", daemon=True).start()
 
     def send(self) -> None:
         """Tell what is new since the last time: before the process ends, for example."""
@@ -75,6 +74,9 @@ class WorkReport:
         pause = threading.Event()
         for number in itertools.count(1):
             pause.wait(SECONDS_BETWEEN_REPORTS)
+            if self._address is None:
+                self._metrics.settle()  # for other workers, who may be asked for the figures of all
+                continue
             self.send()
             if number % REPORTS_BETWEEN_DRIFT == 0:
                 self.send_drift()

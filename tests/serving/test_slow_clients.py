@@ -4,9 +4,11 @@ import contextlib
 import http.client
 import io
 import json
+import os
 import signal
 import socket
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,16 @@ def answer_of(client):
     answer = http.client.HTTPResponse(client)
     answer.begin()
     return answer.status, answer.read()
+
+
+def next_body(answers):
+    """Of the next of several answers on a connection."""
+    assert answers.readline().startswith(b"HTTP/1.1 200")
+    length = 0
+    while (line := answers.readline()) != b"\r\n":
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.partition(b":")[2])
+    return answers.read(length)
 
 
 @pytest.mark.parametrize(
@@ -215,11 +227,30 @@ def test_requests_may_follow_each_other_closely(shared_server, cut):
         client.sendall(both[:cut])
         time.sleep(0.1)
         client.sendall(both[cut:])
-        for expected in (b"[2.0]", b"[8.0]"):
-            assert answers.readline().startswith(b"HTTP/1.1 200")
-            while answers.readline() != b"\r\n":
-                pass
-            assert answers.read(len(expected)) == expected
+        assert next_body(answers) == b"[2.0]"
+        assert next_body(answers) == b"[8.0]"
+
+
+def test_the_next_request_may_come_while_the_model_has_the_last_one_and_wakes_nobody(shared_server):
+    body = b'{"sleep": 1.5}'
+    first = HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    with connect(shared_server) as client, client.makefile("rb") as answers:
+        client.sendall(WHOLE)
+        assert next_body(answers) == b"[2.0]"
+        client.sendall(first)
+        shared_server.wait_for_metric("inference_in_flight_requests", 1)
+        client.sendall(WHOLE)
+        before = cpu_seconds(shared_server)
+        time.sleep(1)
+        assert cpu_seconds(shared_server) - before < 0.3  # and not all of it
+        assert next_body(answers) == b"[1.5]"
+        assert next_body(answers) == b"[2.0]"
+
+
+def cpu_seconds(server):
+    (worker,) = server.children()
+    fields = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_body_larger_than_what_waits_is_read_to_its_end(shared_server):

@@ -4,12 +4,13 @@ import http.client
 import json
 from typing import Any
 
-from flask import Flask, Response, g, jsonify, request
+from flask import Flask, Response, jsonify, request
 
 from serving.errors import RequestError
 from serving.gate import Gate
 from serving.invocation import ATTRIBUTES_HEADER
 from serving.multi_model.table import Model, Models
+from serving.request import REQUEST_ID_HEADER, this_request
 from serving.request_body import full_disk_refused, read_body, spool
 from serving.settings import MEBIBYTE, Settings
 
@@ -26,15 +27,13 @@ NOT_HANDED_ON = {
 HANDED_BACK = ("Content-Type", "Retry-After", ATTRIBUTES_HEADER)
 
 
-def add_model_routes(
-    app: Flask, models: Models, gate: Gate, settings: Settings, request_id_header: str
-) -> None:
+def add_model_routes(app: Flask, models: Models, gate: Gate, settings: Settings) -> None:
     """Let `app` answer for `models`."""
 
     @app.post("/models")
     def load_model() -> Response:
         with full_disk_refused(), spool() as body:
-            read_body(request, body, limit_bytes=MEBIBYTE)
+            read_body(this_request(), body, limit_bytes=MEBIBYTE)
             name, url = _name_and_url(body.read())
         models.load(name, url)
         return jsonify(_described(models.get(name)))
@@ -67,10 +66,10 @@ def add_model_routes(
     @app.post("/models/<path:name>/invoke", endpoint="invocations")
     def invoke_model(name: str) -> Response:
         headers = {key: value for key, value in request.headers if key.lower() not in NOT_HANDED_ON}
-        headers[request_id_header] = g.request_id  # one id in both logs
+        headers[REQUEST_ID_HEADER] = this_request().id  # one id in both logs
         timeout_seconds = settings.request_timeout_seconds + SPARE_SECONDS
         with gate.hold(), models.use(name) as process, full_disk_refused(), spool() as body:
-            read_body(request, body, limit_bytes=settings.max_body_bytes)
+            read_body(this_request(), body, limit_bytes=settings.max_body_bytes)
             headers["Content-Length"] = str(body.seek(0, 2))
             body.seek(0)
             try:
