@@ -28,6 +28,10 @@ A `Predictor` that would end its process where the host's memory ends, rather th
     `memory_bytes(input)`  what predicting this input takes, beside the model. Batches are then made no larger than
                there is room for, and an input for which there is none is refused (413).
 
+One whose predictions may take longer than a client waits offers
+    `predict_while(inputs, is_wanted)`, which is then called in the place of `predict`; once `is_wanted()` is false,
+               nobody waits for any of them, and it should raise something, so that others have their turn.
+
 One that predicts faster in several threads, an input in each, than in batches has
     `lanes`    in how many: `predict` is then called in so many threads at once, with one input.
 

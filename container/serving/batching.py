@@ -36,26 +36,38 @@ def shape_of(value: Any) -> Any:
     return getattr(value, "shape", None)
 
 
+class Output(Future[Any]):
+    """Where an input's output will be."""
+
+    unwanted = False
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more: if the model has not begun, it is spared the work, else it is told."""
+        if not self.cancel():
+            self.unwanted = True
+
+
 @dataclass(eq=False, slots=True)
 class Job:
-    """One decoded input, and where its output goes. One whose future is cancelled is dropped."""
+    """One decoded input, and where its output goes. One whose output is given up is dropped."""
 
     input: Any
     group: Hashable
-    output: "Future[Any]" = field(default_factory=Future)
+    output: Output = field(default_factory=Output)
     queued: float = field(default_factory=time.monotonic)
 
 
 class Batcher:
     """Hands inputs to `predict`, which takes a list of inputs of one group and returns as many outputs.
 
+    Its second argument tells whether anybody still waits for any of them; where not, it may raise what it likes.
     `group_of` tells an input's group, `most_of` how many like it there is memory for; `queue_changed` is told how
     many inputs wait (whoever submits bounds that number), `waited` how many seconds each of them did.
     """
 
     def __init__(
         self,
-        predict: Callable[[list[Any]], list[Any]],
+        predict: Callable[[list[Any], Callable[[], bool]], list[Any]],
         *,
         max_batch: int,
         queue_changed: Callable[[int], None],
@@ -75,7 +87,7 @@ class Batcher:
         self._began: dict[int, float] = {}  # of each thread that predicts
         self._held: dict[int, float] = {}  # likewise, the share of the memory that its batch may take
 
-    def submit(self, value: Any) -> "Future[Any]":
+    def submit(self, value: Any) -> Output:
         """Queue one input; its output, or what `predict` raised for it alone, is the future's.
 
         Raises MemoryError where there is no room for it even alone.
@@ -131,7 +143,9 @@ class Batcher:
         if not jobs:
             return
         try:
-            outputs = self._model([job.input for job in jobs])
+            outputs = self._model(
+                [job.input for job in jobs], lambda: not all(job.output.unwanted for job in jobs)
+            )
             if len(outputs) != len(jobs):
                 raise RuntimeError(f"predict returned {len(outputs)} outputs for {len(jobs)} inputs")
         except Exception as error:  # noqa: BLE001 (a model may raise anything; the request's thread sorts it)

@@ -94,16 +94,16 @@ class ClientSocket(socket.socket):
         return piece
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Keep it, until `send_unsent` or until it is much: then send it, or keep what the client does not take.
+        """Send it, or keep what the client does not take. Raises TimeoutError where neither can be done.
 
-        Raises TimeoutError where neither can be done.
+        The head of an answer is kept for what follows, or for `send_unsent`.
         """
         if not self._unsent:
             self.wait_from_now()
         self._unsent.append(memoryview(data))
         self.unsent_bytes += len(data)
-        if self.unsent_bytes <= KEPT_ANYWAY_BYTES:
-            return  # the head, which then goes with what follows
+        if len(self._unsent) == 1 and data[:5] == b"HTTP/" and len(data) <= KEPT_ANYWAY_BYTES:
+            return
         self.send_unsent()
         while not self._keep():
             if not self._is_ready(select.POLLOUT, self.deadline - time.monotonic()):
@@ -153,11 +153,22 @@ class ClientSocket(socket.socket):
         """Gunicorn's: nothing here depends on it, and each call of the real one lets other threads go first."""
 
     def settimeout(self, value: float | None) -> None:
-        """Likewise: `deadline` counts."""
+        """Likewise: `deadline` counts, which is then no later."""
+        if value is not None:
+            self.deadline = min(self.deadline, time.monotonic() + value)
 
     def close(self) -> None:
-        """Forget what was not sent."""
+        """Gunicorn's, in a thread: nothing more comes or goes. The main loop, which may listen to it, ends it."""
+        self._forget_unsent()
+        with contextlib.suppress(OSError):
+            self.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> None:
+        """Close it."""
+        self._forget_unsent()
+        super().close()
+
+    def _forget_unsent(self) -> None:
         self._unsent.clear()
         self.unsent_bytes = 0
         self._give_room()
-        super().close()

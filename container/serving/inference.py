@@ -8,17 +8,17 @@ import binascii
 import concurrent.futures
 import json
 import time
-from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from model_api import Predictor
-from serving.batching import Batcher, is_out_of_memory
+from serving.batching import Batcher, Output, is_out_of_memory
 from serving.drift import DriftWatch
 from serving.errors import RequestError
 from serving.health import Health
 from serving.media_types import JSON, carried_type
 from serving.request_metrics import RequestMetrics
 
+GONE = "the client went away while its request waited"
 HANGS = 1.5
 """A prediction that runs so many times longer than any request may is not slow but stuck."""
 
@@ -27,7 +27,7 @@ class Pending(NamedTuple):
     """A decoded input, and where its output will be."""
 
     input: Any
-    output: "Future[Any]"
+    output: Output
 
 
 class Inference:
@@ -81,15 +81,17 @@ class Inference:
         try:
             error = output.exception(timeout=left)
         except concurrent.futures.TimeoutError:
-            output.cancel()  # if it still waits, the model is spared the work
+            output.give_up()
             if self._batcher.running_seconds > HANGS * self._timeout_seconds:
                 self._health.prediction_hangs(self._batcher.running_seconds)
             raise RequestError(
                 504, f"no answer within {self._timeout_seconds} s (REQUEST_TIMEOUT_SECONDS)"
             ) from None
         except concurrent.futures.CancelledError:
-            raise RequestError(499, "the client went away while its request waited") from None
+            raise RequestError(499, GONE) from None
         if error is not None:
+            if output.unwanted:
+                raise RequestError(499, GONE) from error
             if is_out_of_memory(error):
                 raise RequestError(507, "not enough memory for this input") from error  # the model is well
             self._health.prediction_failed(error)

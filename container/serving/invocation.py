@@ -5,6 +5,8 @@
 Only the part between the commas runs in the model's thread; the rest in the request's own.
 """
 
+from contextlib import ExitStack
+from itertools import chain, islice
 from typing import IO
 
 from flask import Response
@@ -25,6 +27,8 @@ from serving.settings import Settings
 
 ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
 """The one header of an answer, besides its type, that SageMaker hands on to the client."""
+API_HEADER, STREAM_API = "X-Amzn-SageMaker-Forwarded-Api", "InvokeEndpointWithResponseStream"
+"""What the client called: it then has each chunk of the answer when it comes."""
 LINES = Offer.parse(JSON_LINES)
 """What can be asked for besides the model's own types when the request is lines."""
 
@@ -63,8 +67,13 @@ class Invocations:
             timeout_seconds=self._settings.request_timeout_seconds,
             drift=self._model.drift,
         )
-        with self._gate.hold(), full_disk_refused(), spool(request.content_length) as body:
+        with ExitStack() as held:
+            held.enter_context(self._gate.hold())
+            held.enter_context(full_disk_refused())
+            body = held.enter_context(spool(request.content_length))
             read_body(request, body, limit_bytes=self._settings.max_body_bytes)
+            if declared == JSON_LINES and request.headers.get(API_HEADER) == STREAM_API:
+                return self._stream(inference, answer, body, held)
             if declared == JSON_LINES:
                 return self._each_line(inference, answer, body)
             if self._settings.predict_route and declared == JSON:
@@ -84,7 +93,7 @@ class Invocations:
         """The answer to a picture. While it waits for the model, a client that leaves takes it out of the queue."""
         try:
             pending = inference.submit(body.read(), declared)
-            client.when_gone = pending.output.cancel
+            client.when_gone = pending.output.give_up
         except RequestError as error:
             if not self._settings.error_records:
                 raise
@@ -110,6 +119,15 @@ class Invocations:
             FileWrapper(results, PIECE_BYTES), content_type=JSON_LINES, direct_passthrough=True
         )
         response.content_length = length
+        return _stated(response, answer)
+
+    def _stream(self, inference: Inference, answer: AnswerType, body: IO[bytes], held: ExitStack) -> Response:
+        """Each line's answer as soon as there is one. After the first, a failure can only break the answer off."""
+        lines = self._writer(inference, answer).lines(body)
+        first = list(islice(lines, 1))
+        response = Response(chain(first, (b"\n" + line for line in lines)), content_type=JSON_LINES)
+        response.call_on_close(lines.close)
+        response.call_on_close(held.pop_all().close)
         return _stated(response, answer)
 
     def _each_instance(

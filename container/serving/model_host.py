@@ -42,6 +42,13 @@ class LoadedModel:
     room_bytes: float
     """What there is for that."""
 
+    def predict(self, inputs: list[Any], is_wanted: Callable[[], bool]) -> list[Any]:
+        """Its outputs, if it does not stop as nobody wants them any more."""
+        if hasattr(self.predictor, "predict_while"):
+            outputs: list[Any] = self.predictor.predict_while(inputs, is_wanted)
+            return outputs
+        return self.predictor.predict(inputs)
+
     @classmethod
     def of(cls, predictor: Predictor, default_accept: str | None, room_bytes: float) -> "LoadedModel":
         """Raises ValueError when the model does not make `default_accept`."""
@@ -160,11 +167,11 @@ class ModelHost:
         assert self.loaded is not None
         return self.loaded.most_of(value)
 
-    def _predict(self, inputs: list[Any]) -> list[Any]:
+    def _predict(self, inputs: list[Any], is_wanted: Callable[[], bool]) -> list[Any]:
         assert self.loaded is not None
         self._metrics.batch_size.observe(len(inputs))
         with self._metrics.predict.time():
-            return self.loaded.predictor.predict(inputs)
+            return self.loaded.predict(inputs, is_wanted)
 
 
 def find_model(model_dir: Path) -> Path:

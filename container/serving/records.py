@@ -7,7 +7,7 @@ nor its answer need lie in memory.
 import base64
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import IO
 
@@ -28,7 +28,7 @@ class RecordWriter:
     error_records: bool
     """Whether an input that cannot be decoded is answered by a line with the error, or fails them all."""
 
-    def lines(self, records: Iterable[bytes]) -> Iterator[bytes]:
+    def lines(self, records: Iterable[bytes]) -> Generator[bytes]:
         """Each record's answer, in order. Raises RequestError naming the record that fails them all."""
         waiting: deque[tuple[int, Pending | RequestError]] = deque()
         try:
@@ -41,7 +41,7 @@ class RecordWriter:
         finally:
             for _, pending in waiting:
                 if isinstance(pending, Pending):
-                    pending.output.cancel()  # somebody else's record failed: spare the model the work
+                    pending.output.give_up()  # somebody else's record failed: spare the model the work
 
     def _submitted(self, number: int, record: bytes) -> Pending | RequestError:
         try:

@@ -192,7 +192,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self._unwatch(conn)
         self._release(conn)
         self.nr_conns -= 1
-        conn.close()
+        conn.sock.end()
 
     def murder_pending(self) -> None:
         """Gunicorn, after each turn: give those up whose time is over, and look who has left while a thread works."""

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -69,11 +69,13 @@ class OnnxEngine:
             return TILED_BYTES_PER_PIXEL * height * width + TILE_BYTES
         return BYTES_PER_PIXEL * height * width
 
-    def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(
+        self, pictures: NDArray[np.uint8], is_wanted: Callable[[], bool] = lambda: True
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Pictures (B, H, W, 3), H and W multiples of `stride`, to normals (B, H, W, 3) and expected errors
         (B, H, W) in degrees."""
         if pictures[0, :, :, 0].size > self._whole_pixels:
-            return self._in_tiles().run(pictures)
+            return self._in_tiles().run(pictures, is_wanted)
         if len(pictures) == 1:
             with self._call() as is_alone:
                 return _run(self._for_one if is_alone else self._for_each, pictures)

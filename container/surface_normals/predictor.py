@@ -6,7 +6,7 @@ Nothing here needs torch; the engine that does is imported when it is chosen.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,8 +40,13 @@ class Engine(Protocol):
     def peak_bytes(self, height: int, width: int) -> int:
         """What a picture of this size takes of the host's memory while it is predicted; 0 where that is little."""
 
-    def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Pictures (B, H, W, 3) to normals (B, H, W, 3) and expected errors (B, H, W) in degrees."""
+    def run(
+        self, pictures: NDArray[np.uint8], is_wanted: Callable[[], bool] = lambda: True
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Pictures (B, H, W, 3) to normals (B, H, W, 3) and expected errors (B, H, W) in degrees.
+
+        One in tiles asks, before each, whether it is still wanted, and raises GivenUpError where not.
+        """
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,17 @@ class SurfaceNormalPredictor:
 
     def predict(self, inputs: list[codecs.Picture]) -> list[NormalMap]:
         """Pictures uint8 (H, W, 3) of one `batch_key` to their normal maps."""
+        return self.predict_while(inputs, lambda: True)
+
+    def predict_while(self, inputs: list[codecs.Picture], is_wanted: Callable[[], bool]) -> list[NormalMap]:
+        """Likewise. Raises GivenUpError when it is not wanted any more, which a large picture is asked about."""
         padded = np.empty((len(inputs), *self.batch_key(inputs[0]), 3), np.uint8)
         for whole, picture in zip(padded, inputs, strict=True):
             height, width = picture.shape[:2]
             whole[:height, :width] = picture
             whole[:height, width:] = picture[:, -1:]  # the last row and column again and again
             whole[height:] = whole[height - 1]
-        maps = zip(inputs, *self._engine.run(padded), strict=True)
+        maps = zip(inputs, *self._engine.run(padded, is_wanted), strict=True)
         return [
             NormalMap(normals[: len(picture), : len(picture[0])], errors[: len(picture), : len(picture[0])])
             for picture, normals, errors in maps

@@ -7,7 +7,7 @@ for each layer that has some, up to that layer. What is left of the seams, where
 reach of a pixel, lies in margins that are cut off.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,10 @@ CORE = 1536
 """Side of what a tile contributes, a multiple of every network's stride."""
 MARGIN = 256
 """What a tile sees beyond that on each side, likewise."""
+
+
+class GivenUpError(Exception):
+    """Nobody waits for this picture any more."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,20 @@ def run_in_tiles(
     *,
     core: int = CORE,
     margin: int = MARGIN,
+    is_wanted: Callable[[], bool] = lambda: True,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A picture (H, W, 3), H and W multiples of the stride, to normals (H, W, 3) and expected errors (H, W)."""
+    """A picture (H, W, 3), H and W multiples of the stride, to normals (H, W, 3) and expected errors (H, W).
+
+    Minutes on a CPU. Raises GivenUpError when it is not wanted any more.
+    """
     height, width = picture.shape[:2]
     tiles = tiles_of(height, width, core, margin)
     normals = np.empty((height, width, 3), np.float32)
     errors = np.empty((height, width), np.float32)
 
     def look(tile: Tile) -> tuple[Tensor, Tensor]:
+        if not is_wanted():
+            raise GivenUpError
         x = (
             torch.from_numpy(np.ascontiguousarray(picture[tile.seen]))
             .to(device)

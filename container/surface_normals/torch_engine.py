@@ -3,6 +3,7 @@ measures, too; and `bfloat16`, the same in autocast, as GPUs train it.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +50,17 @@ class TorchEngine:
             return TILED_BYTES_PER_PIXEL * height * width + TILE_BYTES
         return BYTES_PER_PIXEL * height * width
 
-    def run(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(
+        self, pictures: NDArray[np.uint8], is_wanted: Callable[[], bool] = lambda: True
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Pictures (B, H, W, 3), H and W multiples of `stride`, to normals (B, H, W, 3) and expected errors
         (B, H, W) in degrees."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             if pictures[0, :, :, 0].size > self._whole_pixels and self._can_tile:
-                maps = [run_in_tiles(self.network, picture, self.device) for picture in pictures]
+                maps = [
+                    run_in_tiles(self.network, picture, self.device, is_wanted=is_wanted)
+                    for picture in pictures
+                ]
                 return np.stack([normals for normals, _ in maps]), np.stack([errors for _, errors in maps])
             return self._run_whole(pictures)
 

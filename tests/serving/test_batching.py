@@ -16,7 +16,7 @@ class RecordingModel:
         self.batches = []
         self.double = double
 
-    def __call__(self, inputs):
+    def __call__(self, inputs, is_wanted):
         self.batches.append(inputs)
         return self.double(inputs)
 
@@ -65,7 +65,7 @@ def test_threads_predict_together_only_what_there_is_memory_for():
     """Two of the small, one of the large; a large one that is alone is not refused for the number of threads."""
     go_on, lock, now, most = threading.Event(), threading.Lock(), [0.0], []
 
-    def use(inputs):
+    def use(inputs, is_wanted):
         with lock:
             now[0] += inputs[0]
             most.append(now[0])
@@ -87,7 +87,7 @@ def test_threads_predict_together_only_what_there_is_memory_for():
 def test_several_threads_share_the_queue_and_the_longest_prediction_is_known():
     begun, go_on = threading.Semaphore(0), threading.Event()
 
-    def wait(inputs):
+    def wait(inputs, is_wanted):
         begun.release()
         go_on.wait(5)
         return inputs
@@ -133,6 +133,27 @@ def test_a_cancelled_input_is_dropped():
     threading.Thread(target=batcher.run, daemon=True).start()
     assert stays.result(timeout=5) == 4
     assert model.batches == [[2]]
+
+
+def test_the_model_hears_when_nobody_waits_for_any_of_a_batch():
+    heard, go_on = [], threading.Semaphore(0)
+
+    def model(inputs, is_wanted):
+        for _ in range(3):
+            assert go_on.acquire(timeout=5)
+            heard.append(is_wanted())
+        raise RuntimeError("given up")
+
+    batcher = Batcher(model, max_batch=2, queue_changed=lambda depth: None, waited=lambda seconds: None)
+    outputs = [batcher.submit(1), batcher.submit(2)]
+    threading.Thread(target=batcher.run, daemon=True).start()
+    for given_up in (*outputs, None):
+        go_on.release()
+        while len(heard) < (1 if given_up is outputs[0] else 2 if given_up else 3):
+            time.sleep(0.001)
+        if given_up:
+            given_up.give_up()
+    assert heard == [True, True, False]
 
 
 def test_what_the_model_calls_alike_goes_together():

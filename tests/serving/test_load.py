@@ -96,6 +96,7 @@ def test_the_figures_of_two_workers_add_up_whichever_is_asked(start_server):
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(server.invoke, [[1]] * 30 + [{}] * 5))
     assert [answer.status_code for answer in answers].count(200) == 30
+    time.sleep(1.5)  # each writes once a second, for the others
     for _ in range(6):
         figures = server.metrics()
         assert figures['inference_requests_total{code="200"}'] == 30

@@ -5,8 +5,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 
 LINES = {"Content-Type": "application/jsonlines"}
+STREAM = {**LINES, "X-Amzn-SageMaker-Forwarded-Api": "InvokeEndpointWithResponseStream"}
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,38 @@ def test_an_error_record_stands_for_a_whole_object_too(lenient_server):
     # What is not about the bytes of one object is no record: it should be tried again, or be mended.
     assert lenient_server.invoke([1e7]).status_code == 500
     assert lenient_server.post(b"[1]", {"Content-Type": "image/gif"}).status_code == 415
+
+
+def test_a_client_that_takes_a_stream_has_each_line_when_it_is_answered(start_server):
+    server = start_server(MAX_BATCH=1)
+    body = b"[1]\n" * 2 + b'{"sleep": 2}\n' + b"[4]"
+    began = time.monotonic()
+    with requests.post(f"{server.url}/invocations", body, headers=STREAM, stream=True, timeout=30) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["Transfer-Encoding"] == "chunked"
+        chunks = answer.iter_content(None)
+        assert next(chunks) == b"[2.0]"
+        assert time.monotonic() - began < 1.5
+        assert b"".join(chunks) == b"\n[2.0]\n[2]\n[8.0]"
+        assert time.monotonic() - began > 2
+    server.wait_for_metric("inference_in_flight_requests", 0)
+
+
+def test_a_stream_that_fails_breaks_off_and_another_one_can_be_asked_for(start_server):
+    server = start_server(MAX_BATCH=1)
+    assert server.post(b"{\n[1]", STREAM).json()["message"].startswith("record 1: ")
+    for _ in range(5):
+        with requests.post(
+            f"{server.url}/invocations", b"[1]\n[2]\n[3]\n{\n[1]", headers=STREAM, stream=True, timeout=30
+        ) as answer:
+            assert answer.status_code == 200
+            with pytest.raises(requests.exceptions.ChunkedEncodingError):
+                list(answer.iter_content(None))
+    with requests.post(f"{server.url}/invocations", b"[1]\n" * 500, headers=STREAM, stream=True) as answer:
+        next(answer.iter_content(1))  # and leaves
+    server.wait_for_metric("inference_in_flight_requests", 0)
+    assert server.post(b"[1]\n[2]", STREAM).text == "[2.0]\n[4.0]"
+    assert "record 4: " in server.log
 
 
 def test_lines_past_the_deadline_are_504_and_spare_the_model(start_server):
