@@ -1,4 +1,5 @@
-"""`pipeline --step-functions`: the same steps as a Step Functions definition, which also waits for the approval."""
+"""`pipeline --step-functions`: the same steps as a Step Functions definition, which also waits for the approval and
+then for the endpoint."""
 
 import copy
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 from launching.request import OWNER_TAG
 
 APPROVAL_POLL_SECONDS = 300
+ENDPOINT_POLL_SECONDS = 60
 APPROVAL_STATES = ("WaitForApproval", "LookAtApproval", "Approved")
 RUN = "$$.Execution.Name"
 """Each run's own name, which begins those of its jobs."""
@@ -139,8 +141,34 @@ def definition(
             "Type": "Task",
             "Resource": "arn:aws:states:::sagemaker:createEndpoint",
             "Parameters": {"EndpointName.$": endpoint, "EndpointConfigName.$": endpoint, **owned},
-            "End": True,
+            "ResultPath": None,
+            "Next": "WaitForEndpoint",
         },
+        "WaitForEndpoint": {"Type": "Wait", "Seconds": ENDPOINT_POLL_SECONDS, "Next": "LookAtEndpoint"},
+        "LookAtEndpoint": {
+            "Type": "Task",
+            "Resource": "arn:aws:states:::aws-sdk:sagemaker:describeEndpoint",
+            "Parameters": {"EndpointName.$": endpoint},
+            "ResultSelector": {
+                "Status.$": "$.EndpointStatus"
+            },  # there is a FailureReason only with a failure
+            "ResultPath": "$.Endpoint",
+            "Next": "Serves",
+        },
+        "Serves": {
+            "Type": "Choice",
+            "Choices": [
+                {"Variable": "$.Endpoint.Status", "StringEquals": "InService", "Next": "Deployed"},
+                {"Variable": "$.Endpoint.Status", "StringEquals": "Failed", "Next": "EndpointFailed"},
+            ],
+            "Default": "WaitForEndpoint",
+        },
+        "EndpointFailed": {
+            "Type": "Fail",
+            "Error": "EndpointFailed",
+            "Cause": "the endpoint did not come up: `launch.py status` and `logs` of it tell why",
+        },
+        "Deployed": {"Type": "Succeed"},
     }
     return {
         "Comment": "check, train, evaluate, register, deploy when approved",

@@ -123,6 +123,7 @@ def test_every_state_of_the_state_machine_is_a_request_that_sagemaker_takes(aws,
         "createModel": "create_model",
         "createEndpointConfig": "create_endpoint_config",
         "createEndpoint": "create_endpoint",
+        "describeEndpoint": "describe_endpoint",
     }
     checked = set()
     for name, state in machine["States"].items():
