@@ -305,11 +305,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         stays = False
         try:
             stays = self.handle(conn)
-        finally:
-            if stays and conn not in self._readers and conn.sock.unsent_bytes == 0:
-                self._finish(conn, stays=True)  # without a turn of the main loop
-            else:
-                self.method_queue.defer(partial(self._finish, conn, stays=stays))
+        except BaseException:  # a `decode` that calls sys.exit, say: the thread has others to answer
+            self.log.exception("a request ended its thread, and has no answer")
+        if stays and conn not in self._readers and conn.sock.unsent_bytes == 0:
+            self._finish(conn, stays=True)  # without a turn of the main loop
+        else:
+            self.method_queue.defer(partial(self._finish, conn, stays=stays))
 
     def handle(self, conn: Connection) -> Any:
         """In a thread: what has been read already comes first."""

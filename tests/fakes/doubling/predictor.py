@@ -2,7 +2,8 @@
 
 Knobs for tests: `load_seconds` in model.json; a number above 1e6 fails its whole batch;
 {"sleep": s} takes its time, {"fail": text} raises a RuntimeError, {"variable": name} returns what
-its process has in the environment; {"bytes": n} takes so much memory.
+its process has in the environment; {"bytes": n} takes so much memory; {"zeros": n} returns so many;
+{"exit": code} ends its thread in `decode`.
 """
 
 import io
@@ -33,6 +34,8 @@ class Doubling:
         except UnicodeDecodeError as error:
             raise ValueError(f"not JSON: {error}") from error
         if isinstance(value, dict):
+            if "exit" in value:
+                raise SystemExit(value["exit"])
             return value
         if len(value) > 1000:
             error = ValueError(f"{len(value)} numbers are more than 1000")
@@ -54,6 +57,8 @@ class Doubling:
                 return [os.environ.get(value["variable"])]
             if "bytes" in value:
                 return [float(len(bytearray(value["bytes"])))]
+            if "zeros" in value:
+                return [0.0] * value["zeros"]
             time.sleep(value["sleep"])
             return [value["sleep"]]
         if max(value, default=0) > 1e6:
