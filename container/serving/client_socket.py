@@ -53,6 +53,7 @@ class ClientSocket(socket.socket):
 
     def __init__(self, accepted: socket.socket, room: Room, stall_seconds: float) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+        super().settimeout(None)  # whatever a model has made the default
         self.deadline = math.inf
         """Until when (monotonic) the client is waited for."""
         self.is_whole = True
@@ -109,6 +110,10 @@ class ClientSocket(socket.socket):
             if not self._is_ready(select.POLLOUT, self.deadline - time.monotonic()):
                 raise TimeoutError("the client does not take its answer")
             self.send_unsent()
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Gunicorn's, of `100 Continue`. Raises BlockingIOError where the client does not even take that."""
+        return super().send(data, flags | socket.MSG_DONTWAIT)
 
     def send_unsent(self) -> None:
         """Send as much of it as the client takes now."""
