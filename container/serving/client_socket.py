@@ -25,6 +25,8 @@ KEPT_ANYWAY_BYTES = 65_536
 
 PIECES = 16
 """Of an answer that are sent in one call."""
+LOOK_SECONDS = 0.02
+"""How late a thread may see that what it waits for is there, while its client takes what it has of its answer."""
 
 
 class Room:
@@ -128,6 +130,14 @@ class ClientSocket(socket.socket):
                     self._unsent[0] = self._unsent[0][sent:]
         if not self._unsent:
             self._give_room()
+
+    def send_until(self, is_over: Callable[[], bool]) -> None:
+        """Send what was kept, in a thread that waits for more of the answer. Raises TimeoutError at the deadline."""
+        while self._unsent and not is_over():
+            if self._is_ready(select.POLLOUT, LOOK_SECONDS):
+                self.send_unsent()
+            elif self.deadline <= time.monotonic():
+                raise TimeoutError("the client does not take its answer")
 
     def _keep(self) -> bool:
         missing = self.unsent_bytes - KEPT_ANYWAY_BYTES - self._room_bytes
