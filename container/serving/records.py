@@ -64,6 +64,11 @@ class RecordWriter:
             body = self.inference.encode(self.inference.result(pending), self.answer.full)
         except RequestError as error:
             raise _of_record(number, error) from error
+        except OSError as error:
+            if self.client is None:
+                raise
+            # As it is, it would look as if the client had left.
+            raise RuntimeError(f"record {number} failed") from error
         if self.answer.content_type.partition(";")[0] != JSON:
             wrapped = {
                 "content_type": self.answer.content_type,

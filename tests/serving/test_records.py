@@ -130,6 +130,15 @@ def test_a_stream_that_fails_breaks_off_and_another_one_can_be_asked_for(start_s
     assert "record 4: " in server.log
 
 
+def test_what_a_stream_broke_off_of_is_the_models_and_not_the_clients(start_server):
+    server = start_server(MAX_BATCH=1)
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        server.post(b'[1]\n[2]\n{"file": "/nothing"}\n[4]', STREAM)
+    assert "FileNotFoundError" in server.log
+    assert "record 3" in server.log
+    assert "the client went away" not in server.log
+
+
 def test_lines_past_the_deadline_are_504_and_spare_the_model(start_server):
     server = start_server(REQUEST_TIMEOUT_SECONDS=1)
     with ThreadPoolExecutor() as pool:

@@ -3,7 +3,7 @@
 Knobs for tests: `load_seconds` in model.json; a number above 1e6 fails its whole batch;
 {"sleep": s} takes its time, {"fail": text} raises a RuntimeError, {"variable": name} returns what
 its process has in the environment; {"bytes": n} takes so much memory; {"zeros": n} returns so many;
-{"exit": code} ends its thread in `decode`.
+{"exit": code} ends its thread in `decode`; {"file": path} reads it.
 """
 
 import io
@@ -58,6 +58,8 @@ class Doubling:
                 return [os.environ.get(value["variable"])]
             if "bytes" in value:
                 return [float(len(bytearray(value["bytes"])))]
+            if "file" in value:
+                return [len(Path(value["file"]).read_bytes())]
             if "zeros" in value:
                 return [0.0] * value["zeros"]
             time.sleep(value["sleep"])
