@@ -25,6 +25,8 @@ KEPT_ANYWAY_BYTES = 65_536
 
 PIECES = 16
 """Of an answer that are sent in one call."""
+LOOK_SECONDS = 0.02
+"""How late a thread may see that what it waits for is there, while its client takes what it has of its answer."""
 
 
 class Room:
@@ -53,6 +55,7 @@ class ClientSocket(socket.socket):
 
     def __init__(self, accepted: socket.socket, room: Room, stall_seconds: float) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+        super().settimeout(None)  # whatever a model has made the default
         self.deadline = math.inf
         """Until when (monotonic) the client is waited for."""
         self.is_whole = True
@@ -110,6 +113,10 @@ class ClientSocket(socket.socket):
                 raise TimeoutError("the client does not take its answer")
             self.send_unsent()
 
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Gunicorn's, of `100 Continue`. Raises BlockingIOError where the client does not even take that."""
+        return super().send(data, flags | socket.MSG_DONTWAIT)
+
     def send_unsent(self) -> None:
         """Send as much of it as the client takes now."""
         with contextlib.suppress(BlockingIOError):
@@ -123,6 +130,14 @@ class ClientSocket(socket.socket):
                     self._unsent[0] = self._unsent[0][sent:]
         if not self._unsent:
             self._give_room()
+
+    def send_until(self, is_over: Callable[[], bool]) -> None:
+        """Send what was kept, in a thread that waits for more of the answer. Raises TimeoutError at the deadline."""
+        while self._unsent and not is_over():
+            if self._is_ready(select.POLLOUT, LOOK_SECONDS):
+                self.send_unsent()
+            elif self.deadline <= time.monotonic():
+                raise TimeoutError("the client does not take its answer")
 
     def _keep(self) -> bool:
         missing = self.unsent_bytes - KEPT_ANYWAY_BYTES - self._room_bytes

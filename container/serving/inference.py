@@ -101,6 +101,10 @@ class Inference:
             self._drift.look(pending.input, output.result())
         return output.result()
 
+    def has_result(self, pending: Pending) -> bool:
+        """Whether `result` would not wait."""
+        return pending.output.done() or time.monotonic() >= self._end
+
     def encode(self, output: Any, media_type: str) -> bytes:
         """An output of the model as the bytes of an answer; `media_type` has all choices spelt out."""
         with self._metrics.encode.time():

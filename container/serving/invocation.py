@@ -73,7 +73,7 @@ class Invocations:
             body = held.enter_context(spool(request.content_length))
             read_body(request, body, limit_bytes=self._settings.max_body_bytes)
             if declared == JSON_LINES and request.headers.get(API_HEADER) == STREAM_API:
-                return self._stream(inference, answer, body, held)
+                return self._stream(inference, answer, body, held, request.client)
             if declared == JSON_LINES:
                 return self._each_line(inference, answer, body)
             if self._settings.predict_route and declared == JSON:
@@ -121,9 +121,16 @@ class Invocations:
         response.content_length = length
         return _stated(response, answer)
 
-    def _stream(self, inference: Inference, answer: AnswerType, body: IO[bytes], held: ExitStack) -> Response:
+    def _stream(
+        self,
+        inference: Inference,
+        answer: AnswerType,
+        body: IO[bytes],
+        held: ExitStack,
+        client: ClientSocket,
+    ) -> Response:
         """Each line's answer as soon as there is one. After the first, a failure can only break the answer off."""
-        lines = self._writer(inference, answer).lines(body)
+        lines = self._writer(inference, answer, client).lines(body)
         first = list(islice(lines, 1))
         response = Response(chain(first, (b"\n" + line for line in lines)), content_type=JSON_LINES)
         response.call_on_close(lines.close)
@@ -140,8 +147,10 @@ class Invocations:
         predictions = b", ".join(self._writer(inference, answer).lines(instances))
         return _stated(Response(b'{"predictions": [' + predictions + b"]}", content_type=JSON), answer)
 
-    def _writer(self, inference: Inference, answer: AnswerType) -> RecordWriter:
-        return RecordWriter(inference, answer, self._settings.max_batch, self._settings.error_records)
+    def _writer(
+        self, inference: Inference, answer: AnswerType, client: ClientSocket | None = None
+    ) -> RecordWriter:
+        return RecordWriter(inference, answer, self._settings.max_batch, self._settings.error_records, client)
 
 
 def _stated(response: Response, answer: AnswerType) -> Response:

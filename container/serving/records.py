@@ -9,8 +9,10 @@ import json
 from collections import deque
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import IO
 
+from serving.client_socket import ClientSocket
 from serving.errors import RequestError, error_body
 from serving.inference import Inference, Pending
 from serving.media_types import JSON, AnswerType, Offer, response_type
@@ -27,6 +29,8 @@ class RecordWriter:
     """How many inputs are decoded before the first of them is answered."""
     error_records: bool
     """Whether an input that cannot be decoded is answered by a line with the error, or fails them all."""
+    client: ClientSocket | None = None
+    """Who is sent each line as soon as there is one, and takes it while the next is waited for."""
 
     def lines(self, records: Iterable[bytes]) -> Generator[bytes]:
         """Each record's answer, in order. Raises RequestError naming the record that fails them all."""
@@ -54,10 +58,17 @@ class RecordWriter:
     def _line(self, number: int, pending: Pending | RequestError) -> bytes:
         if isinstance(pending, RequestError):
             return error_record(pending)
+        if self.client is not None:
+            self.client.send_until(partial(self.inference.has_result, pending))
         try:
             body = self.inference.encode(self.inference.result(pending), self.answer.full)
         except RequestError as error:
             raise _of_record(number, error) from error
+        except OSError as error:
+            if self.client is None:
+                raise
+            # As it is, it would look as if the client had left.
+            raise RuntimeError(f"record {number} failed") from error
         if self.answer.content_type.partition(";")[0] != JSON:
             wrapped = {
                 "content_type": self.answer.content_type,

@@ -1,5 +1,6 @@
 """A request as the application sees it: Flask's, with what this server knows of each from the start."""
 
+import os
 import random
 import time
 from collections.abc import Mapping
@@ -23,13 +24,16 @@ class ServingRequest(Request):
         """When the time for it began."""
         self.client: ClientSocket = environ["gunicorn.socket"]
         """Whoever sends it."""
-        self.id = usable(environ.get(_ID_VARIABLE, ""), MAX_ID) or f"{random.getrandbits(128):032x}"
+        self.id = usable(environ.get(_ID_VARIABLE, ""), MAX_ID) or f"{_ids.getrandbits(128):032x}"
         """The client's own, if it names one that can be sent back."""
         self.cause: BaseException | None = None
         """What was raised instead of an answer, for the log."""
         self.client.request_id = self.id
 
 
+# Of our own: a model may seed Python's, and then all its workers give the same ids.
+_ids = random.Random()  # noqa: S311 (no secret)
+os.register_at_fork(after_in_child=_ids.seed)
 _ID_VARIABLE = "HTTP_" + REQUEST_ID_HEADER.upper().replace("-", "_")
 
 

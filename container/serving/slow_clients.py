@@ -177,7 +177,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         happens, and the poller need not be told anything for a request.
         """
         with self._listening:
-            is_awaited = conn in self._watched
+            is_awaited = conn in self._watched and conn.events != 0  # else from before it began to queue
             if not is_awaited:
                 self._listen(conn, 0)
         if is_awaited:
@@ -191,6 +191,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     def _close(self, conn: Connection) -> None:
         self._unwatch(conn)
         self._release(conn)
+        conn.received = bytearray()  # Python may find out late that nobody needs the connection
         self.nr_conns -= 1
         conn.sock.end()
 
@@ -227,15 +228,18 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         known = len(conn.received)
         if conn.parser is not None:  # the next request came with the last one
             conn.received += conn.parser.unreader.take_buffered()
+            conn.frame = conn.frame or frame_of(conn.received)
         rest = 0 if conn.frame is None else (conn.frame.total_bytes or 0) - len(conn.received)
-        try:
-            piece = conn.sock.recv_now(min(max(rest, HEAD_BYTES), MEBIBYTE))
-            has_ended = not piece
-        except BlockingIOError:
-            piece, has_ended = b"", False
-        except OSError:
-            self._close(conn)
-            return
+        piece, has_ended = b"", False
+        if conn.frame is None or rest > 0:  # else who sends ahead of its answers would fill the memory
+            try:
+                piece = conn.sock.recv_now(min(max(rest, HEAD_BYTES), MEBIBYTE))
+                has_ended = not piece
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._close(conn)
+                return
         conn.received += piece
         if has_ended and not conn.received:
             self._close(conn)
@@ -286,7 +290,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self._readers.discard(conn)
         while self._queued and len(self._readers) < self._max_readers:
             waiting = self._queued.popleft()
-            if waiting in self._watched:  # else it was given up
+            if waiting in self._watched and waiting.received:  # else it was given up, or is being refused
                 self._unwatch(waiting)
                 self._read_in_turn(waiting)
 
@@ -305,11 +309,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         stays = False
         try:
             stays = self.handle(conn)
-        finally:
-            if stays and conn not in self._readers and conn.sock.unsent_bytes == 0:
-                self._finish(conn, stays=True)  # without a turn of the main loop
-            else:
-                self.method_queue.defer(partial(self._finish, conn, stays=stays))
+        except BaseException:  # a `decode` that calls sys.exit, say: the thread has others to answer
+            self.log.exception("a request ended its thread, and has no answer")
+        if stays and conn not in self._readers and conn.sock.unsent_bytes == 0:
+            self._finish(conn, stays=True)  # without a turn of the main loop
+        else:
+            self.method_queue.defer(partial(self._finish, conn, stays=stays))
 
     def handle(self, conn: Connection) -> Any:
         """In a thread: what has been read already comes first."""

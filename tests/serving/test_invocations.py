@@ -139,6 +139,15 @@ def test_a_long_message_is_cut_to_what_a_client_sees(shared_server):
     )
 
 
+def test_servers_whose_model_seeds_python_give_different_ids(shared_server, start_server):
+    def ids(server):
+        return {server.invoke([1]).headers["X-Amzn-SageMaker-Inference-Id"] for _ in range(100)}
+
+    assert len(ids(shared_server) | ids(start_server())) == 200
+    two_workers = start_server(SAGEMAKER_MODEL_SERVER_WORKERS=2)
+    assert len(ids(two_workers)) == 100
+
+
 def test_the_request_id_and_the_attributes_are_the_callers(shared_server):
     headers = {"X-Amzn-SageMaker-Inference-Id": "mine", "X-Amzn-SageMaker-Custom-Attributes": "c=1, d"}
     for value, status in (([1], 200), ({}, 500)):

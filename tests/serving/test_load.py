@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import requests
 
 
@@ -35,6 +36,15 @@ def test_a_poisoned_request_fails_alone(start_server):
         statuses = [answer.result().status_code for answer in answers]
         assert blocker.result().status_code == 200
     assert statuses == [200, 200, 200, 500, 200, 200]
+
+
+def test_requests_that_end_their_threads_leave_enough_for_others(start_server):
+    server = start_server(MAX_QUEUE=1)
+    for _ in range(30):  # more than there are threads
+        with pytest.raises(requests.ConnectionError):
+            server.invoke({"exit": 1})
+    assert server.invoke([1]).json() == [2]
+    assert "SystemExit: 1" in server.log
 
 
 def test_a_full_queue_refuses_at_once_and_ping_answers_beside_it(start_server):

@@ -92,6 +92,27 @@ def test_a_client_that_takes_a_stream_has_each_line_when_it_is_answered(start_se
     server.wait_for_metric("inference_in_flight_requests", 0)
 
 
+def test_a_client_that_takes_a_stream_has_all_of_a_large_line_before_the_next(start_server):
+    """More than the kernel keeps for it."""
+    server = start_server(MAX_BATCH=1)
+    body = b'{"zeros": 4000000}\n{"sleep": 4}\n[4]'
+    with requests.post(f"{server.url}/invocations", body, headers=STREAM, stream=True, timeout=30) as answer:
+        began = time.monotonic()
+        chunks = answer.iter_content(1_000_000)
+        assert sum(len(next(chunks)) for _ in range(20)) == 20_000_000 == len(json.dumps([0.0] * 4_000_000))
+        assert time.monotonic() - began < 3
+        assert b"".join(chunks) == b"\n[4]\n[8.0]"
+
+
+@pytest.mark.slow
+def test_a_stream_that_nobody_takes_is_given_up_and_its_place_is_free_again(start_server):
+    server = start_server(MAX_BATCH=1, MAX_QUEUE=1, REQUEST_TIMEOUT_SECONDS=60)
+    body = b'{"zeros": 4000000}\n{"sleep": 30}\n[4]'
+    with requests.post(f"{server.url}/invocations", body, headers=STREAM, stream=True, timeout=30):
+        server.wait_for_metric("inference_in_flight_requests", 0, seconds=25)
+    assert "the client does not take its answer" in server.log
+
+
 def test_a_stream_that_fails_breaks_off_and_another_one_can_be_asked_for(start_server):
     server = start_server(MAX_BATCH=1)
     assert server.post(b"{\n[1]", STREAM).json()["message"].startswith("record 1: ")
@@ -107,6 +128,15 @@ def test_a_stream_that_fails_breaks_off_and_another_one_can_be_asked_for(start_s
     server.wait_for_metric("inference_in_flight_requests", 0)
     assert server.post(b"[1]\n[2]", STREAM).text == "[2.0]\n[4.0]"
     assert "record 4: " in server.log
+
+
+def test_what_a_stream_broke_off_of_is_the_models_and_not_the_clients(start_server):
+    server = start_server(MAX_BATCH=1)
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        server.post(b'[1]\n[2]\n{"file": "/nothing"}\n[4]', STREAM)
+    assert "FileNotFoundError" in server.log
+    assert "record 3" in server.log
+    assert "the client went away" not in server.log
 
 
 def test_lines_past_the_deadline_are_504_and_spare_the_model(start_server):

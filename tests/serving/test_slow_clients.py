@@ -5,13 +5,20 @@ import http.client
 import io
 import json
 import os
+import selectors
 import signal
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gunicorn.config import Config
+
+from serving.client_socket import STALL_SECONDS, ClientSocket, Room
+from serving.slow_clients import Connection, PatientWorker
 
 HEAD = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 WHOLE = HEAD + b"Content-Length: 3\r\n\r\n[1]"
@@ -245,6 +252,70 @@ def test_the_next_request_may_come_while_the_model_has_the_last_one_and_wakes_no
         assert cpu_seconds(shared_server) - before < 0.3  # and not all of it
         assert next_body(answers) == b"[1.5]"
         assert next_body(answers) == b"[2.0]"
+
+
+def test_who_sends_far_ahead_of_its_answers_is_answered_as_fast(shared_server):
+    """What has come already is not gone through again for each."""
+    count = 3000
+    with connect(shared_server) as client, ThreadPoolExecutor(1) as pool, client.makefile("rb") as answers:
+        began = time.monotonic()
+        sent = pool.submit(client.sendall, count * WHOLE.replace(b"Host", b"X: %b\r\nHost" % (1000 * b"x")))
+        for _ in range(count):
+            assert next_body(answers) == b"[2.0]"
+        assert time.monotonic() - began < 10
+        sent.result()
+
+
+def test_a_large_body_that_was_refused_while_it_queued_is_not_taken_for_a_request_later(start_server):
+    server = start_server(REQUEST_TIMEOUT_SECONDS=2, MAX_QUEUE=2)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(server)) for _ in range(3)]
+        for client in clients:  # the first is read for two seconds, then the second, and the third is refused
+            client.sendall(HEAD + b"Content-Length: 20000000\r\n\r\n ")
+            time.sleep(0.1)
+        assert answer_of(clients[2])[0] == 503
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                clients[1].sendall(b" ")
+                clients[2].sendall(b"NONSENSE\r\n\r\n")
+            time.sleep(0.2)
+    assert "not HTTP" not in server.log
+
+
+@pytest.fixture
+def idle_worker():
+    """What of a worker knows its connections."""
+    worker = object.__new__(PatientWorker)
+    worker._watched, worker._working, worker._readers = {}, set(), set()
+    worker._listening, worker._room, worker.nr_conns = threading.Lock(), Room(0), 1
+    with selectors.DefaultSelector() as worker.poller:
+        yield worker
+
+
+@pytest.fixture
+def connection():
+    ours, theirs = socket.socketpair()
+    client = ClientSocket(ours, Room(0), STALL_SECONDS)
+    with theirs:
+        yield Connection(Config(), client, "", "")
+    client.end()
+
+
+def test_an_event_from_before_a_client_began_to_queue_does_not_take_it_from_there(idle_worker, connection):
+    """It would never be read, nor given up."""
+    idle_worker._watch(connection, selectors.EVENT_READ, pytest.fail, pytest.fail)
+    idle_worker._unwatch(connection)
+    idle_worker._watch(connection, 0, pytest.fail, pytest.fail)
+    idle_worker._ready(connection, connection.sock)
+    assert connection in idle_worker._watched
+
+
+def test_what_a_client_had_sent_when_it_left_is_forgotten_at_once(idle_worker, connection):
+    """The connection itself is in a ring that the garbage collector has to find."""
+    connection.received += b"much"
+    idle_worker._close(connection)
+    assert not connection.received
 
 
 def cpu_seconds(server):

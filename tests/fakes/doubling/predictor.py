@@ -2,12 +2,14 @@
 
 Knobs for tests: `load_seconds` in model.json; a number above 1e6 fails its whole batch;
 {"sleep": s} takes its time, {"fail": text} raises a RuntimeError, {"variable": name} returns what
-its process has in the environment; {"bytes": n} takes so much memory.
+its process has in the environment; {"bytes": n} takes so much memory; {"zeros": n} returns so many;
+{"exit": code} ends its thread in `decode`; {"file": path} reads it.
 """
 
 import io
 import json
 import os
+import random
 import time
 from pathlib import Path
 
@@ -33,6 +35,8 @@ class Doubling:
         except UnicodeDecodeError as error:
             raise ValueError(f"not JSON: {error}") from error
         if isinstance(value, dict):
+            if "exit" in value:
+                raise SystemExit(value["exit"])
             return value
         if len(value) > 1000:
             error = ValueError(f"{len(value)} numbers are more than 1000")
@@ -54,6 +58,10 @@ class Doubling:
                 return [os.environ.get(value["variable"])]
             if "bytes" in value:
                 return [float(len(bytearray(value["bytes"])))]
+            if "file" in value:
+                return [len(Path(value["file"]).read_bytes())]
+            if "zeros" in value:
+                return [0.0] * value["zeros"]
             time.sleep(value["sleep"])
             return [value["sleep"]]
         if max(value, default=0) > 1e6:
@@ -72,5 +80,6 @@ def load(model_dir: Path):
     if not path.is_file():
         raise ValueError(f"no model.json in {model_dir}")
     model = json.loads(path.read_text())
+    random.seed(0)  # as many a model does
     time.sleep(model.get("load_seconds", 0))
     return Doubling(model["factor"], model.get("reference"))
