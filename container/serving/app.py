@@ -104,7 +104,7 @@ def create_app(*, workers: int, work_address: str | None = None) -> Flask:
         work.close()
 
     app.extensions["drain"] = drain
-    app.extensions["may_accept"] = health.may_accept
+    app.extensions["health"] = health
     return app
 
 

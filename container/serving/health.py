@@ -7,7 +7,7 @@ whose /ping fails. So the server is ready when all of its workers are, and fails
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,15 @@ class Health:
         self._broken = False
         self.loaded = False
         self.draining = False
+        self.when_loaded: Callable[[], None] = lambda: None
+        """Called then, before the others know: who comes when all are ready is to find this worker accepting."""
 
     def loading_done(self) -> None:
         """The model is on its device and warm."""
         with self._lock:
-            self._share()
             self.loaded = True
+            self.when_loaded()
+            self._share()
 
     def drain(self) -> None:
         """SIGTERM has come."""

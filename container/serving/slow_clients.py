@@ -99,6 +99,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         """Called by Gunicorn once."""
         return RequestThreads(self.cfg.threads)
 
+    def load_wsgi(self) -> None:
+        """Called by Gunicorn before the main loop, which is then to look at once when the model is loaded."""
+        super().load_wsgi()
+        self.wsgi.extensions["health"].when_loaded = partial(self.method_queue.defer, lambda: None)
+
     def notify(self) -> None:
         """Gunicorn, in each turn: that this process is alive, which its master wants to know each second."""
         now = time.monotonic()
@@ -110,7 +115,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """A worker whose model is loading leaves new clients to the others, if there are any."""
-        super().set_accept_enabled(enabled and self.wsgi.extensions["may_accept"]())
+        super().set_accept_enabled(enabled and self.wsgi.extensions["health"].may_accept())
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """One turn of the main loop."""
