@@ -1,9 +1,11 @@
 """Stand-ins for what push and launch talk to: AWS (moto behind a recorder) and a registry with a password."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -248,16 +250,24 @@ def script(environment, tmp_path):
 
 @pytest.fixture
 def launch_process(environment, tmp_path):
-    """Start launch.py as a user does."""
+    """Start launch.py as a user does in a terminal, also where the tests were started by nohup."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with contextlib.ExitStack() as started:
 
-    def start(*arguments, **changes):
-        variables = {name: value for name, value in (environment | changes).items() if value is not None}
-        command = [sys.executable, str(SCRIPTS / "launch.py"), *map(str, arguments)]
-        return subprocess.Popen(
-            command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        def start(*arguments, **changes):
+            variables = {name: value for name, value in (environment | changes).items() if value is not None}
+            command = [sys.executable, str(SCRIPTS / "launch.py"), *map(str, arguments)]
+            before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+            try:
+                process = started.enter_context(
+                    subprocess.Popen(command, cwd=tmp_path, env=variables, **pipes)
+                )
+            finally:
+                signal.signal(signal.SIGHUP, before)
+            started.callback(process.kill)  # before it is waited for
+            return process
 
-    return start
+        yield start
 
 
 @pytest.fixture
