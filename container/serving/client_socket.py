@@ -21,8 +21,6 @@ BYTES_PER_SECOND = 65_536
 """So is one that is slower than this, however regular: each byte earns it that much time, and no more is saved up."""
 KEPT_ANYWAY_BYTES = 65_536
 """Of any client's answers: what a health check is told must never wait."""
-
-
 PIECES = 16
 """Of an answer that are sent in one call."""
 LOOK_SECONDS = 0.02

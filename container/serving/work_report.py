@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class WorkReport:
-    """Tells the agent at `address`; without one it does nothing."""
+    """Tells the agent at `address`; without one it only has the figures written."""
 
     def __init__(
         self, metrics: RequestMetrics, address: str | None, drift: Callable[[], DriftWatch | None]
